@@ -1,0 +1,79 @@
+"""The packed int4 format: two weights a byte, the first in the high nibble, group scales and zero points beside them.
+
+A weight matrix [N, K] (N outputs, K inputs) is cut along K into groups; weight = (nibble - zero) * scale of its group.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+NIBBLE_MAX = 15
+
+
+@dataclass(frozen=True)
+class PackedInt4:
+    """A packed matrix [N, K].
+
+    Attributes:
+        nibbles: uint8 [N, K / 2]; weight 2i in the high half of byte i, weight 2i + 1 in the low half.
+        scales: float32 [N, K / group_size], all positive.
+        zeros: uint8 [N, K / group_size], the nibble that stands for 0.0 (0 to 15).
+        group_size: how many consecutive weights of a row share one scale.
+    """
+
+    nibbles: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K) of the matrix that is packed."""
+        return self.nibbles.shape[0], self.nibbles.shape[1] * 2
+
+
+def pack_nibbles(values: torch.Tensor) -> torch.Tensor:
+    """Pack uint8 [N, K] of values 0 to 15 into uint8 [N, K / 2]: 10 and 5 become 0xA5."""
+    return (values[:, 0::2] << 4) | values[:, 1::2]
+
+
+def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Undo `pack_nibbles`: uint8 [N, K / 2] to uint8 [N, K]."""
+    return torch.stack([packed >> 4, packed & NIBBLE_MAX], dim=-1).flatten(1)
+
+
+def check_group_size(num_inputs: int, group_size: int) -> None:
+    """Raise ValueError unless groups of `group_size` tile `num_inputs` weights and fill whole bytes."""
+    if group_size < 2 or group_size % 2 or num_inputs % group_size:
+        raise ValueError(
+            f"group_size {group_size} does not fit a weight with {num_inputs} inputs: "
+            "it must be even and divide them; try 128, 64 or 32"
+        )
+
+
+def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
+    """Round a float matrix [N, K] to the nearest of 16 levels between each group's minimum and maximum.
+
+    Zero always has a level of its own, so a zero weight stays exactly zero.
+
+    Raises:
+        ValueError: the group size does not divide K, or the weight is not finite.
+    """
+    num_outputs, num_inputs = weight.shape
+    check_group_size(num_inputs, group_size)
+    if not torch.isfinite(weight).all():
+        raise ValueError("cannot quantise a weight that holds NaN or infinity: the checkpoint is damaged")
+    groups = weight.float().reshape(num_outputs, -1, group_size)
+    low = groups.amin(-1).clamp(max=0)
+    high = groups.amax(-1).clamp(min=0)
+    scales = ((high - low) / NIBBLE_MAX).clamp(min=torch.finfo(torch.float16).tiny)
+    zeros = torch.round(-low / scales)
+    values = (torch.round(groups / scales[..., None]) + zeros[..., None]).clamp(0, NIBBLE_MAX)
+    nibbles = pack_nibbles(values.to(torch.uint8).reshape(num_outputs, num_inputs))
+    return PackedInt4(nibbles, scales, zeros.to(torch.uint8), group_size)
+
+
+def dequantize(packed: PackedInt4, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix [N, K] that `packed` stands for, computed in float32 and rounded once to `dtype`."""
+    values = unpack_nibbles(packed.nibbles).to(torch.float32).unflatten(1, (-1, packed.group_size))
+    return ((values - packed.zeros[..., None]) * packed.scales[..., None]).flatten(1).to(dtype)

@@ -1,0 +1,26 @@
+"""Movement of K and V: into the cache by slot while computing, and whole blocks in and out for a hand-off.
+
+A cache tensor is [layers, 2, num_blocks, block_size, kv_heads, head_dim]: 0 is K and 1 is V. Slot s is position
+s % block_size of block s // block_size.
+"""
+
+import torch
+
+
+def write_kv(layer_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Tensor) -> None:
+    """Store k and v [tokens, kv_heads, head_dim] at `slot_mapping` (int64 [tokens]) of one layer's cache, in place."""
+    slots = layer_cache.flatten(1, 2)
+    slots[0].index_copy_(0, slot_mapping, k)
+    slots[1].index_copy_(0, slot_mapping, v)
+
+
+def gather_blocks(cache: torch.Tensor, block_ids: list[int]) -> torch.Tensor:
+    """Copy whole blocks out: [len(block_ids), layers, 2, block_size, kv_heads, head_dim], contiguous on the CPU."""
+    ids = torch.tensor(block_ids, dtype=torch.int64, device=cache.device)
+    return cache.index_select(2, ids).permute(2, 0, 1, 3, 4, 5).contiguous().cpu()
+
+
+def scatter_blocks(cache: torch.Tensor, block_ids: list[int], blocks: torch.Tensor) -> None:
+    """Undo `gather_blocks`: write `blocks` into the cache at `block_ids`, in place."""
+    ids = torch.tensor(block_ids, dtype=torch.int64, device=cache.device)
+    cache.index_copy_(2, ids, blocks.to(cache.device).permute(1, 2, 0, 3, 4, 5))

@@ -1,0 +1,57 @@
+"""Causal attention of a ragged batch over paged K and V: the torch reference that every other kernel is held against.
+
+Paged attention: Kwon et al. 2023 (arXiv 2309.06180). Grouped-query attention: Ainslie et al. 2023 (arXiv 2305.13245).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def paged_attention(
+    q: torch.Tensor,
+    layer_cache: torch.Tensor,
+    block_tables: Sequence[torch.Tensor],
+    query_lens: Sequence[int],
+    context_lens: Sequence[int],
+) -> torch.Tensor:
+    """Attend each sequence's newest tokens to all of its context, itself included.
+
+    Args:
+        q: [tokens, heads, head_dim], the sequences' new tokens one after another.
+        layer_cache: [2, num_blocks, block_size, kv_heads, head_dim], the new tokens' K and V already written.
+        block_tables: per sequence, int64 [blocks], the blocks that hold its context in order.
+        query_lens: per sequence, how many of the tokens are its own; they sum to `tokens`.
+        context_lens: per sequence, tokens in its context, the new ones included.
+
+    Returns:
+        [tokens, heads, head_dim] in the dtype of q. Position p sees positions 0 to p of its own sequence only.
+    """
+    outputs = [
+        attend_one(part, gather_context(layer_cache, table, context_len))
+        for part, table, context_len in zip(q.split(list(query_lens)), block_tables, context_lens, strict=True)
+    ]
+    return torch.cat(outputs)
+
+
+def gather_context(layer_cache: torch.Tensor, block_table: torch.Tensor, context_len: int) -> torch.Tensor:
+    """K and V of one sequence, contiguous: [2, context_len, kv_heads, head_dim]."""
+    return layer_cache.index_select(1, block_table).flatten(1, 2)[:, :context_len]
+
+
+def attend_one(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+    """Attend q [new, heads, head_dim], the last tokens of a context, to kv [2, context, kv_heads, head_dim]."""
+    k, v = kv.transpose(1, 2)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], k[None], v[None], attn_mask=causal_mask(q, k.shape[1]), enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
+
+
+def causal_mask(q: torch.Tensor, context_len: int) -> torch.Tensor | None:
+    """bool [new, context], True where a token may look; None for a single token, which sees everything."""
+    new = q.shape[0]
+    if new == 1:
+        return None
+    return torch.ones(new, context_len, dtype=torch.bool, device=q.device).tril(context_len - new)

@@ -1,0 +1,68 @@
+"""What a worker tells the routers about its prefix cache: runs stored, runs removed, in numbered msgpack batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgpack
+
+STORED, REMOVED = 0, 1
+
+
+@dataclass(frozen=True)
+class BlocksStored:
+    """The worker now holds the run `hashes`, which follows the block `parent` (a root hash at depth 0)."""
+
+    parent: int
+    hashes: Sequence[int]
+
+
+@dataclass(frozen=True)
+class BlocksRemoved:
+    """The worker no longer holds these blocks, a run that ended at a leaf of its tree."""
+
+    hashes: Sequence[int]
+
+
+CacheEvent = BlocksStored | BlocksRemoved
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events in the order they happened.
+
+    Attributes:
+        epoch: names one life of one worker; a new one voids all that was known of it.
+        sequence: 0 is a snapshot of all the worker holds and replaces it; each batch after it counts one up.
+        events: what happened since the batch before.
+    """
+
+    epoch: str
+    sequence: int
+    events: Sequence[CacheEvent]
+
+    def to_bytes(self) -> bytes:
+        packed: bytes = msgpack.packb([self.epoch, self.sequence, [_to_op(event) for event in self.events]])
+        return packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "EventBatch":
+        """Raises ValueError for bytes that are no event batch."""
+        try:
+            epoch, sequence, ops = msgpack.unpackb(data)
+            return cls(str(epoch), int(sequence), [_from_op(*op) for op in ops])
+        except (TypeError, ValueError, msgpack.UnpackException) as error:
+            raise ValueError(f"not an event batch: {error}") from error
+
+
+def _to_op(event: CacheEvent) -> list[object]:
+    if isinstance(event, BlocksStored):
+        return [STORED, event.parent, list(event.hashes)]
+    return [REMOVED, list(event.hashes)]
+
+
+def _from_op(kind: int, *fields: object) -> CacheEvent:
+    if kind == STORED:
+        return BlocksStored(*fields)  # type: ignore[arg-type]
+    if kind == REMOVED:
+        return BlocksRemoved(*fields)  # type: ignore[arg-type]
+    raise ValueError(f"unknown operation {kind}")

@@ -1,0 +1,201 @@
+"""A worker's own prefix cache: which blocks of KV hold which prefixes, who uses them, and which go first.
+
+Ownership: a block is in the tree or it belongs to a sequence, never both. `extend` takes a sequence's full blocks into
+the tree; from then on the sequence only holds a lease, and `evict` gives the blocks of unleased leaves back.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from radix.block_hash import TOKEN_BYTES
+from radix.events import BlocksRemoved, BlocksStored, CacheEvent
+from radix.tree import RadixNode, RadixTree
+
+
+@dataclass
+class BlockRun:
+    """The value of a node: one block id and `block_size` tokens (int32 bytes) per hash, and the leases through it."""
+
+    block_ids: list[int]
+    tokens: bytes
+    num_leases: int = 0
+
+
+Lease = RadixNode[BlockRun]
+
+
+@dataclass(frozen=True)
+class PrefixMatch:
+    """What the cache holds of a prompt: the steps of the walk and the blocks they name, in order."""
+
+    steps: Sequence[tuple[Lease, int]]
+    block_ids: Sequence[int]
+
+
+class PrefixCache:
+    """Radix tree of cached blocks with leases and exact leaf-first LRU eviction (after SGLang, arXiv 2312.07104).
+
+    A lease is a node; it pins that node and all its ancestors. Unpinned nodes stand in `_idle`, least recently used
+    first. A path is released from its leaf upwards, so a node always stands before its ancestors and the first idle
+    node is a leaf: eviction takes from the front and never searches.
+    """
+
+    def __init__(self, block_size: int, root: int) -> None:
+        self._block_bytes = block_size * TOKEN_BYTES
+        self._root_hash = root
+        self._tree: RadixTree[BlockRun] = RadixTree(BlockRun([], b""), self._split_run)
+        self._idle: OrderedDict[Lease, None] = OrderedDict()
+        self._events: list[CacheEvent] = []
+        self.num_idle_blocks = 0
+
+    @property
+    def root(self) -> Lease:
+        """The lease that pins nothing."""
+        return self._tree.root
+
+    def match(self, hashes: Sequence[int], tokens: bytes) -> PrefixMatch:
+        """The longest cached prefix of `hashes` whose blocks hold exactly `tokens` (int32 bytes). Changes nothing."""
+        steps: list[tuple[Lease, int]] = []
+        block_ids: list[int] = []
+        for step in self._tree.walk(hashes):
+            run, count = step.node.value, step.matched
+            begin = len(block_ids) * self._block_bytes
+            same = self._same_blocks(run.tokens, tokens[begin:], count)
+            if same:
+                steps.append((step.node, same))
+                block_ids += run.block_ids[:same]
+            if same < count:
+                break
+        return PrefixMatch(steps, block_ids)
+
+    def acquire(self, match: PrefixMatch) -> Lease:
+        """Pin a match made since the last eviction. The caller must `release` the lease once."""
+        lease = self.root
+        for node, count in match.steps:
+            lease = self._pin(node, count)
+        return lease
+
+    def extend(self, lease: Lease, hashes: list[int], block_ids: list[int], tokens: bytes) -> tuple[Lease, list[int]]:
+        """Give the cache the full blocks that follow `lease`, and move the lease behind them.
+
+        Returns the new lease and the block ids that now stand for these blocks. Where another sequence was first, the
+        ids are the ones it gave; the caller must use those and free its own. Fewer ids than hashes come back only where
+        two different blocks share a 64-bit hash; those left over stay the caller's own.
+        """
+        kept: list[int] = []
+        for step in list(self._tree.walk(hashes, lease)):
+            run = step.node.value
+            if self._same_blocks(run.tokens, tokens[len(kept) * self._block_bytes :], step.matched) < step.matched:
+                return lease, kept
+            kept += run.block_ids[: step.matched]
+            lease = self._pin(step.node, step.matched)
+        if len(kept) < len(hashes):
+            at = len(kept)
+            lease = self._store(lease, hashes[at:], block_ids[at:], tokens[at * self._block_bytes :])
+            kept += block_ids[at:]
+        return lease, kept
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; what nobody pins any more becomes evictable, most recently used last."""
+        for node in lease.path():
+            node.value.num_leases -= 1
+            if node.value.num_leases == 0:
+                self._idle[node] = None
+                self.num_idle_blocks += len(node.hashes)
+
+    def evict(self, num_blocks: int) -> list[int]:
+        """Drop up to `num_blocks` unpinned blocks, least recently used leaf first, and return their ids."""
+        freed: list[int] = []
+        while len(freed) < num_blocks and self._idle:
+            leaf = next(iter(self._idle))
+            freed += self._cut_tail(leaf, num_blocks - len(freed))
+        self.num_idle_blocks -= len(freed)
+        return freed
+
+    def take_events(self) -> list[CacheEvent]:
+        """What changed since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def snapshot(self) -> Iterator[BlocksStored]:
+        """All that is held, as events that rebuild it from nothing, parents first."""
+        for node in self._tree.nodes():
+            yield BlocksStored(self._last_hash(node.parent), tuple(node.hashes))
+
+    def held_block_ids(self) -> Iterator[int]:
+        """Every block in the tree, once each."""
+        for node in self._tree.nodes():
+            yield from node.value.block_ids
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where the tree, the leases, the idle list or the counts disagree."""
+        self._tree.check_integrity()
+        nodes = list(self._tree.nodes())
+        for node in nodes:
+            run = node.value
+            below = sum(child.value.num_leases for child in node.children.values())
+            if len(run.block_ids) != len(node.hashes) or len(run.tokens) != len(node.hashes) * self._block_bytes:
+                raise AssertionError("a run's hashes, blocks and tokens differ in number")
+            if run.num_leases < below or (run.num_leases == 0) != (node in self._idle):
+                raise AssertionError("a node's leases disagree with its children's or with the idle list")
+        if self.num_idle_blocks != sum(len(node.hashes) for node in self._idle):
+            raise AssertionError("the count of idle blocks is wrong")
+        if len(self._idle) != sum(node.value.num_leases == 0 for node in nodes):
+            raise AssertionError("the idle list holds a node that is not in the tree")
+
+    def _pin(self, node: Lease, count: int) -> Lease:
+        """Pin the first `count` blocks of a node whose ancestors are pinned, splitting it where the run is longer."""
+        if count < len(node.hashes):
+            was_idle = node.value.num_leases == 0
+            node = self._tree.split(node, count)
+            if was_idle:
+                self.num_idle_blocks -= count
+        elif node.value.num_leases == 0:
+            del self._idle[node]
+            self.num_idle_blocks -= len(node.hashes)
+        node.value.num_leases += 1
+        return node
+
+    def _store(self, lease: Lease, hashes: list[int], block_ids: list[int], tokens: bytes) -> Lease:
+        """Hang new blocks behind `lease`: in its own run where nobody else would notice, else in a new leaf."""
+        self._events.append(BlocksStored(self._last_hash(lease), tuple(hashes)))
+        run = lease.value
+        if lease.parent is not None and run.num_leases == 1 and not lease.children:
+            lease.hashes += hashes
+            run.block_ids += block_ids
+            run.tokens += tokens
+            return lease
+        return self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
+
+    def _cut_tail(self, leaf: Lease, num_blocks: int) -> list[int]:
+        """Drop the last `num_blocks` blocks of an idle leaf, or all of it, and report the hashes gone."""
+        keep = max(len(leaf.hashes) - num_blocks, 0)
+        run = leaf.value
+        freed = run.block_ids[keep:]
+        self._events.append(BlocksRemoved(tuple(leaf.hashes[keep:])))
+        if keep == 0:
+            del self._idle[leaf]
+            self._tree.remove(leaf)
+        else:
+            leaf.hashes, run.block_ids = leaf.hashes[:keep], run.block_ids[:keep]
+            run.tokens = run.tokens[: keep * self._block_bytes]
+        return freed
+
+    def _same_blocks(self, held: bytes, wanted: bytes, count: int) -> int:
+        """How many of the first `count` blocks hold the same tokens."""
+        size = count * self._block_bytes
+        if held[:size] == wanted[:size]:
+            return count
+        same = 0
+        while held[: (same + 1) * self._block_bytes] == wanted[: (same + 1) * self._block_bytes]:
+            same += 1
+        return same
+
+    def _last_hash(self, node: Lease | None) -> int:
+        return node.hashes[-1] if node is not None and node.hashes else self._root_hash
+
+    def _split_run(self, run: BlockRun, at: int) -> tuple[BlockRun, BlockRun]:
+        cut = at * self._block_bytes
+        upper = BlockRun(run.block_ids[:at], run.tokens[:cut], run.num_leases)
+        return upper, BlockRun(run.block_ids[at:], run.tokens[cut:], run.num_leases)

@@ -1,0 +1,1 @@
+"""Routing decisions: pure, synchronous, without Ray. Index and loads in, a ranking of workers out."""

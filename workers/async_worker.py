@@ -1,0 +1,142 @@
+"""A worker in a thread of its own, driven from asyncio: requests in, a stream of outputs per request out."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
+
+from radix.events import BlocksStored, CacheEvent
+
+logger = logging.getLogger(__name__)
+
+Output_co = TypeVar("Output_co", covariant=True)
+Output = TypeVar("Output")
+Result = TypeVar("Result")
+
+
+class Worker(Protocol[Output_co]):
+    """What can be driven: `PrefillWorker`, `DecodeWorker`."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    def step(self) -> list[tuple[str, Output_co]]:
+        """One step: outputs by request id."""
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request; unknown ids are ignored."""
+
+    def take_events(self) -> list[CacheEvent]:
+        """Changes of the prefix cache since the last call."""
+
+    def snapshot(self) -> list[BlocksStored]:
+        """All that the prefix cache holds."""
+
+
+class WorkerDiedError(Exception):
+    """The worker's thread ended on an error; every request in it is lost and it takes no more."""
+
+
+class AsyncWorker(Generic[Output]):
+    """Steps a worker in a thread whenever it has work. All methods are called on one event loop.
+
+    Args:
+        worker: touched by the thread only.
+        on_events: called on the event loop with the prefix cache's changes, in order.
+    """
+
+    def __init__(self, worker: Worker[Output], on_events: Callable[[list[CacheEvent]], None] | None = None) -> None:
+        self._worker = worker
+        self._on_events = on_events
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._streams: dict[str, asyncio.Queue[Output | BaseException]] = {}
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="raydix-worker", daemon=True)
+        self._thread.start()
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Run a function on the worker's thread between two steps. Raises what it raises, or WorkerDiedError."""
+        if self._error is not None:
+            raise WorkerDiedError("the worker's engine failed earlier; its log has the reason") from self._error
+        future: Future[Result] = Future()
+        self._calls.put(lambda: settle(future, function))
+        return await asyncio.wrap_future(future)
+
+    async def outputs(self, request_id: str, add: Callable[[], None]) -> AsyncIterator[Output]:
+        """Add a request by calling `add` on the worker's thread and yield its outputs.
+
+        The caller stops at the last one, or earlier: closing the iterator aborts the request.
+        """
+        stream: asyncio.Queue[Output | BaseException] = asyncio.Queue()
+        self._streams[request_id] = stream
+        try:
+            await self.call(add)
+            while True:
+                output = await stream.get()
+                if isinstance(output, BaseException):
+                    raise WorkerDiedError("the worker's engine failed; its log has the reason") from output
+                yield output
+        finally:
+            del self._streams[request_id]
+            self._calls.put(lambda: self._worker.abort(request_id))
+
+    def stop(self) -> None:
+        """End the thread after its current step."""
+        self._stopping = True
+        self._calls.put(lambda: None)
+        self._thread.join()
+
+    def check_health(self) -> None:
+        """Raise WorkerDiedError where the thread has died."""
+        if self._error is not None:
+            raise WorkerDiedError("the worker's engine failed; its log has the reason") from self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._serve_calls()
+                self._publish(self._worker.step() if self._worker.has_work else [])
+        except BaseException as error:
+            logger.exception("the worker's engine failed")
+            self._error = error
+            self._loop.call_soon_threadsafe(self._fail_streams, error)
+
+    def _serve_calls(self) -> None:
+        """Run what was asked for; with nothing to step, wait for the next call."""
+        if not self._worker.has_work:
+            self._calls.get()()
+        while not self._calls.empty():
+            self._calls.get()()
+
+    def _publish(self, outputs: list[tuple[str, Output]]) -> None:
+        events = self._worker.take_events()
+        if (outputs or events) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, outputs, events)
+
+    def _deliver(self, outputs: list[tuple[str, Output]], events: list[CacheEvent]) -> None:
+        if events and self._on_events is not None:
+            self._on_events(events)
+        for request_id, output in outputs:
+            stream = self._streams.get(request_id)
+            if stream is not None:  # else the client has just gone
+                stream.put_nowait(output)
+
+    def _fail_streams(self, error: BaseException) -> None:
+        for stream in self._streams.values():
+            stream.put_nowait(error)
+
+
+def settle(future: "Future[Result]", function: Callable[[], Result]) -> None:
+    """Run a function and give its result or its exception to a future."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

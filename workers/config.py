@@ -1,0 +1,80 @@
+"""Configuration of an engine, checked when it is made and never changed after."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Paged KV.
+
+    Attributes:
+        block_size: tokens per block.
+        memory_bytes: size of one worker's KV pool; taken from the system as it fills.
+    """
+
+    block_size: int = 16
+    memory_bytes: int = 512 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
+
+    def num_blocks(self, bytes_per_token: int) -> int:
+        """Blocks that fit. Raises ValueError where not even one does."""
+        count = self.memory_bytes // (bytes_per_token * self.block_size)
+        if count < 1:
+            raise ValueError(
+                f"a KV pool of {self.memory_bytes} bytes holds no block of {self.block_size} tokens at "
+                f"{bytes_per_token} bytes each; give it more memory"
+            )
+        return count
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """What one engine step may hold.
+
+    Attributes:
+        max_num_seqs: sequences that run at once.
+        max_num_batched_tokens: tokens computed in one step; longer prompts are prefilled in chunks of this.
+    """
+
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
+            raise ValueError(
+                f"max_num_seqs {self.max_num_seqs} must be at least 1 and at most max_num_batched_tokens "
+                f"{self.max_num_batched_tokens}: every running sequence needs one token a step"
+            )
+
+
+@dataclass(frozen=True)
+class WeightConfig:
+    """How a checkpoint is held in memory and computed with.
+
+    Attributes:
+        quantization: "int4" packs the linear layers, "none" keeps them in `dtype`.
+        group_size: weights per int4 scale.
+        dtype: of activations, KV and unpacked weights.
+        numerics: "strict" computes a row the same whatever it is batched with; "fast" takes a batch-dependent GEMM
+            for many rows (kernels/int4_linear.py).
+        device: a torch device, "auto" for a GPU where there is one.
+    """
+
+    quantization: Literal["int4", "none"] = "int4"
+    group_size: int = 32
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    numerics: Literal["strict", "fast"] = "strict"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """All of the above for one engine."""
+
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    weights: WeightConfig = field(default_factory=WeightConfig)

@@ -1,0 +1,1 @@
+"""Continuous batching over paged KV: schedule, run, post-process."""

@@ -1,0 +1,36 @@
+"""Which blocks of the KV cache are free."""
+
+
+class BlockPool:
+    """Physical block ids 0 to num_blocks - 1. Knows only free or not; who holds a block is the KV manager's business."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._is_free = [True] * num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that `allocate` can give out."""
+        return len(self._free)
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks. Raises ValueError where fewer are free: ask `num_free` first."""
+        if count > len(self._free):
+            raise ValueError(f"{count} blocks wanted, {len(self._free)} free")
+        taken = [self._free.pop() for _ in range(count)]
+        for block in taken:
+            self._is_free[block] = False
+        return taken
+
+    def free(self, block_ids: list[int]) -> None:
+        """Give blocks back. Raises ValueError for a block that is free already; nothing of it is then taken back twice."""
+        for block in block_ids:
+            if self._is_free[block]:
+                raise ValueError(f"block {block} is freed twice")
+            self._is_free[block] = True
+            self._free.append(block)
+
+    def free_block_ids(self) -> set[int]:
+        """The free blocks, for integrity checks."""
+        return set(self._free)

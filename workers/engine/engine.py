@@ -1,0 +1,148 @@
+"""The engine: requests in, tokens out, one step at a time. Runs in one thread, without Ray."""
+
+from collections.abc import Sequence as Items
+from typing import Protocol
+
+from radix.events import CacheEvent
+from workers.config import SchedulerConfig
+from workers.engine.kv_manager import KVManager
+from workers.engine.scheduler import ScheduledBatch, Scheduler
+from workers.engine.sequence import BlockSource, Sequence
+from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput
+
+
+class Runner(Protocol):
+    """What computes a step (`ModelRunner`)."""
+
+    def run(self, batch: ScheduledBatch) -> list[int]:
+        """Compute the batch and return one token per item that samples, in order."""
+
+
+class Engine:
+    """Continuous batching over paged KV with a prefix cache.
+
+    Args:
+        runner: computes the steps.
+        kv: owns the blocks.
+        config: limits of a step.
+        root_hash: what block hashes are chained from (`radix.block_hash`).
+        block_size: tokens per block.
+        vocab_size: token ids are checked against it.
+        max_model_len: prompt and completion together may have this many tokens.
+        eos_token_ids: tokens that end a sequence.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        kv: KVManager,
+        config: SchedulerConfig,
+        *,
+        root_hash: int,
+        block_size: int,
+        vocab_size: int,
+        max_model_len: int,
+        eos_token_ids: frozenset[int],
+    ) -> None:
+        self._runner = runner
+        self.kv = kv
+        self._scheduler = Scheduler(config, kv)
+        self._root_hash = root_hash
+        self._block_size = block_size
+        self._vocab_size = vocab_size
+        self.max_model_len = max_model_len
+        self._eos_token_ids = eos_token_ids
+        self._sequences: dict[str, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return self._scheduler.has_work
+
+    def add_request(self, request: GenerationRequest, *, hold: bool = False) -> Sequence:
+        """Queue a request. With `hold` its blocks outlive its last token, until `release`.
+
+        Raises:
+            RequestError: the prompt is empty, holds an unknown token, or cannot fit; or the id is in use.
+        """
+        self._check(request)
+        sequence = Sequence(request, self._root_hash, self._block_size)
+        sequence.held = hold
+        self._scheduler.add(sequence)
+        self._sequences[request.request_id] = sequence
+        return sequence
+
+    def add_prefilled(self, request: GenerationRequest, first_token: int, blocks: BlockSource) -> None:
+        """Queue a request whose prompt was computed and first token drawn elsewhere; that token is not given again.
+
+        Blocks that do not arrive whole are computed here. Raises RequestError as `add_request` does.
+        """
+        sequence = self.add_request(request)
+        sequence.append_token(first_token, self._eos_token_ids)
+        sequence.imported = blocks
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request at any point of its life, blocks and all. Unknown ids are ignored: it may just have ended."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            sequence.held = False
+            sequence.finish(FinishReason.ABORT)
+            self._scheduler.finish(sequence)
+
+    def step(self) -> list[RequestOutput]:
+        """Schedule, run, post-process: every running sequence gains at most one token."""
+        batch = self._scheduler.schedule()
+        tokens = self._runner.run(batch) if batch.items else []
+        return self._postprocess(batch, tokens)
+
+    def release(self, request_id: str) -> None:
+        """Take the blocks from a finished sequence that was held."""
+        sequence = self._sequences.pop(request_id)
+        sequence.held = False
+        self._scheduler.finish(sequence)
+
+    def sequence(self, request_id: str) -> Sequence:
+        """A sequence that is running, waiting or held. Raises KeyError where there is none."""
+        return self._sequences[request_id]
+
+    def take_events(self) -> list[CacheEvent]:
+        """Changes of the prefix cache since the last call."""
+        return self.kv.cache.take_events()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where blocks, tables and prefix cache disagree."""
+        self.kv.check_integrity(self._sequences.values())
+
+    def _postprocess(self, batch: ScheduledBatch, tokens: Items[int]) -> list[RequestOutput]:
+        outputs = []
+        drawn = iter(tokens)
+        for item in batch.items:
+            sequence = item.sequence
+            sequence.num_computed_tokens += item.num_tokens
+            self.kv.commit(sequence)
+            if item.samples:
+                outputs.append(self._append(sequence, next(drawn)))
+        return outputs
+
+    def _append(self, sequence: Sequence, token: int) -> RequestOutput:
+        sequence.append_token(token, self._eos_token_ids)
+        request_id = sequence.request.request_id
+        if sequence.finish_reason is not None:
+            self._scheduler.finish(sequence)
+            if not sequence.held:
+                del self._sequences[request_id]
+        return RequestOutput(request_id, (token,), sequence.num_cached_tokens, sequence.finish_reason)
+
+    def _check(self, request: GenerationRequest) -> None:
+        prompt, longest = request.prompt_token_ids, self.max_model_len
+        if request.request_id in self._sequences:
+            raise RequestError(f"a request with the id {request.request_id} is already running")
+        if not prompt:
+            raise RequestError("the prompt is empty; it needs at least one token")
+        if min(prompt) < 0 or max(prompt) >= self._vocab_size:
+            raise RequestError(f"the prompt holds token ids outside 0 to {self._vocab_size - 1}")
+        if len(prompt) + request.sampling.max_tokens > longest:
+            raise RequestError(
+                f"this model's context is {longest} tokens; the prompt has {len(prompt)} and max_tokens asks for "
+                f"{request.sampling.max_tokens} more. Shorten the prompt or lower max_tokens"
+            )

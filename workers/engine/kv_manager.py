@@ -1,0 +1,136 @@
+"""Who holds which block: sequences' tables, the prefix cache and the free pool, moved together.
+
+block         held by                          gets there by            leaves by
+free          BlockPool                        pool.free                pool.allocate
+private       one sequence's table, its tail   admit, grow              commit, release
+committed     the prefix cache; tables of      commit (full, computed)  cache.evict, once no
+              any number of sequences                                   lease pins it
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+
+from radix.prefix_cache import PrefixCache
+from workers.engine.block_pool import BlockPool
+from workers.engine.sequence import Sequence
+
+
+class BlockMemory(Protocol):
+    """Where block contents live (`KVCache`)."""
+
+    def write_blocks(self, block_ids: list[int], blocks: torch.Tensor) -> None:
+        """Copy blocks in."""
+
+
+class KVManager:
+    """Admits, grows, commits and releases sequences' blocks.
+
+    Args:
+        pool: all blocks of the cache.
+        cache: the prefix cache whose blocks come out of that pool.
+        memory: the contents of the blocks.
+        block_size: tokens per block.
+    """
+
+    def __init__(self, pool: BlockPool, cache: PrefixCache, memory: BlockMemory, block_size: int) -> None:
+        self.pool = pool
+        self.cache = cache
+        self._memory = memory
+        self._block_size = block_size
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold the KV of this many tokens."""
+        return math.ceil(num_tokens / self._block_size)
+
+    def admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence blocks for all its tokens, cached ones first, or return False and change nothing.
+
+        At least one token is always left to compute, or there would be no logits to sample from.
+        """
+        num_tokens = len(sequence.token_ids)
+        last = (num_tokens - 1) // self._block_size
+        match = self.cache.match(sequence.block_hashes[:last], sequence.tokens_of_blocks(0, last))
+        lease = self.cache.acquire(match)
+        fresh = self._take(self.num_blocks_for(num_tokens) - len(match.block_ids))
+        if fresh is None:
+            self.cache.release(lease)
+            return False
+        sequence.lease = lease
+        sequence.block_table = [*match.block_ids, *fresh]
+        sequence.num_committed_blocks = len(match.block_ids)
+        sequence.num_computed_tokens = len(match.block_ids) * self._block_size
+        if sequence.num_output_tokens == 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        self._import(sequence)
+        return True
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Make the table cover `num_tokens` tokens more than are computed, or return False and change nothing."""
+        wanted = self.num_blocks_for(sequence.num_computed_tokens + num_tokens)
+        fresh = self._take(wanted - len(sequence.block_table))
+        if fresh is None:
+            return False
+        sequence.block_table += fresh
+        return True
+
+    def commit(self, sequence: Sequence) -> None:
+        """Offer the sequence's full, computed blocks to the prefix cache, and use its copy where it had them."""
+        first, last = sequence.num_committed_blocks, sequence.num_computed_tokens // self._block_size
+        if first == last or sequence.lease is None:
+            return
+        own = sequence.block_table[first:last]
+        tokens = sequence.tokens_of_blocks(first, last)
+        sequence.lease, kept = self.cache.extend(sequence.lease, sequence.block_hashes[first:last], own, tokens)
+        sequence.block_table[first : first + len(kept)] = kept
+        sequence.num_committed_blocks += len(kept)
+        self.pool.free([block for block, held in zip(own, kept, strict=False) if block != held])
+
+    def release(self, sequence: Sequence) -> None:
+        """Take all blocks from a sequence: private ones are free, committed ones stay cached until evicted."""
+        if sequence.lease is None:
+            return
+        self.pool.free(sequence.block_table[sequence.num_committed_blocks :])
+        self.cache.release(sequence.lease)
+        sequence.lease = None
+        sequence.block_table = []
+        sequence.num_committed_blocks = 0
+        sequence.num_computed_tokens = 0
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Raise AssertionError unless every block is free, cached or private to one of `sequences`, exactly once."""
+        self.cache.check_integrity()
+        held = list(self.cache.held_block_ids())
+        cached = set(held)
+        for sequence in sequences:
+            if not cached.issuperset(sequence.block_table[: sequence.num_committed_blocks]):
+                raise AssertionError(f"{sequence.request.request_id} uses a block that left the cache")
+            held += sequence.block_table[sequence.num_committed_blocks :]
+        held += self.pool.free_block_ids()
+        if sorted(held) != list(range(self.pool.num_blocks)):
+            raise AssertionError("a block is lost or held twice")
+
+    def _take(self, count: int) -> list[int] | None:
+        """Allocate blocks, evicting cached ones where too few are free; None where even that is not enough."""
+        if count <= 0:
+            return []
+        missing = count - self.pool.num_free
+        if missing > self.cache.num_idle_blocks:
+            return None
+        if missing > 0:
+            self.pool.free(self.cache.evict(missing))
+        return self.pool.allocate(count)
+
+    def _import(self, sequence: Sequence) -> None:
+        """Fill the blocks of a prompt that was computed elsewhere; what does not arrive whole is left to compute."""
+        source, sequence.imported = sequence.imported, None
+        first = sequence.num_committed_blocks
+        if source is None or source.num_tokens <= sequence.num_computed_tokens:
+            return
+        blocks = source.read_blocks(first)
+        self._memory.write_blocks(sequence.block_table[first : first + len(blocks)], blocks)
+        arrived = (first + len(blocks)) * self._block_size
+        sequence.num_computed_tokens = min(source.num_tokens, arrived)
+        self.commit(sequence)

@@ -1,0 +1,37 @@
+"""One step on the model: batch in, next tokens out."""
+
+import torch
+
+from workers.engine.attention_metadata import build_attention_metadata
+from workers.engine.kv_cache import KVCache
+from workers.engine.sampler import sample
+from workers.engine.scheduler import ScheduledBatch
+from workers.models.llama import LlamaModel
+
+
+class ModelRunner:
+    """Runs a model over the blocks of one KV cache."""
+
+    def __init__(self, model: LlamaModel, kv_cache: KVCache, block_size: int) -> None:
+        self._model = model
+        self._kv_cache = kv_cache
+        self._block_size = block_size
+        self._device = kv_cache.tensor.device
+
+    def run(self, batch: ScheduledBatch) -> list[int]:
+        """Compute the batch's tokens and draw one token for each item that samples, in order."""
+        logits = self.compute_logits(batch)
+        drawing = [item.sequence for item in batch.items if item.samples]
+        params = [sequence.request.sampling for sequence in drawing]
+        return sample(logits, params, [len(sequence.token_ids) for sequence in drawing])
+
+    @torch.inference_mode()
+    def compute_logits(self, batch: ScheduledBatch) -> torch.Tensor:
+        """float32 [sampling items, vocab]; the tokens' K and V are written to their blocks."""
+        metadata = build_attention_metadata(batch, self._block_size, self._device)
+        token_ids: list[int] = []
+        for item in batch.items:
+            begin = item.sequence.num_computed_tokens
+            token_ids += item.sequence.token_ids[begin : begin + item.num_tokens]
+        tokens = torch.tensor(token_ids, dtype=torch.int64, device=self._device)
+        return self._model.forward(tokens, metadata, self._kv_cache.tensor)

@@ -1,0 +1,94 @@
+"""A request inside the engine: its tokens so far, its blocks, and how far its KV is computed."""
+
+from enum import Enum, auto
+from typing import Protocol
+
+import torch
+
+from radix.block_hash import hash_blocks, token_bytes
+from radix.prefix_cache import Lease
+from workers.request import FinishReason, GenerationRequest
+
+
+class SequenceStatus(Enum):
+    """WAITING has no blocks; RUNNING has; FINISHED gives no more tokens."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class BlockSource(Protocol):
+    """KV of a prompt that was computed elsewhere."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Leading tokens of the sequence whose KV is in the blocks."""
+
+    def read_blocks(self, first_block: int) -> torch.Tensor:
+        """The blocks from `first_block` on, up to the first that cannot be trusted; see `kernels.kv_store`."""
+
+
+class Sequence:
+    """Tokens and blocks of one request.
+
+    Attributes:
+        token_ids: prompt and output so far.
+        block_table: blocks that hold its KV; the first `num_committed_blocks` belong to the prefix cache.
+        num_computed_tokens: leading tokens whose KV is in the blocks.
+        num_cached_tokens: of the prompt, how many were found in a cache rather than computed for this request.
+        imported: KV to take over at admission in place of a prefill.
+        held: keep its blocks after it has finished, until the engine is told to release them.
+    """
+
+    def __init__(self, request: GenerationRequest, root: int, block_size: int) -> None:
+        self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        self.status = SequenceStatus.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.block_table: list[int] = []
+        self.lease: Lease | None = None
+        self.num_committed_blocks = 0
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        self.imported: BlockSource | None = None
+        self.held = False
+        self._root = root
+        self._block_size = block_size
+        self._block_hashes: list[int] = []
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose KV is still to be computed; one, while decoding."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def block_hashes(self) -> list[int]:
+        """Chained hashes of all full blocks of its tokens; each block is hashed once."""
+        hashes, size = self._block_hashes, self._block_size
+        fresh = self.token_ids[len(hashes) * size : len(self.token_ids) // size * size]
+        if fresh:
+            hashes += hash_blocks(hashes[-1] if hashes else self._root, token_bytes(fresh), size)
+        return hashes
+
+    def tokens_of_blocks(self, first: int, last: int) -> bytes:
+        """The tokens of blocks `first` to `last` (exclusive) as int32 bytes."""
+        return token_bytes(self.token_ids[first * self._block_size : last * self._block_size])
+
+    def append_token(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
+        """Take a generated token in, and finish where the model says so or the request has had its fill."""
+        self.token_ids.append(token_id)
+        if token_id in eos_token_ids and not self.request.sampling.ignore_eos:
+            self.finish(FinishReason.STOP)
+        elif self.num_output_tokens >= self.request.sampling.max_tokens:
+            self.finish(FinishReason.LENGTH)
+
+    def finish(self, reason: FinishReason) -> None:
+        """No more tokens; the blocks stay until they are released."""
+        self.status = SequenceStatus.FINISHED
+        self.finish_reason = reason

@@ -1,0 +1,1 @@
+"""Decoder models on shared layers."""

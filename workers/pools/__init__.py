@@ -1,0 +1,1 @@
+"""The prefill worker, the decode worker and what passes between them."""

@@ -1,0 +1,68 @@
+"""The prefill worker: prompts in, KV and a first token out."""
+
+from dataclasses import replace
+
+from radix.events import BlocksStored, CacheEvent
+from workers.engine.build import BuiltEngine
+from workers.pools.kv_handoff import KVHandoff, checksum_blocks, pack_blocks
+from workers.request import FinishReason, GenerationRequest, RequestOutput
+
+
+class PrefillWorker:
+    """Runs each request to its first token. The prompt's blocks stay in its prefix cache for the next request."""
+
+    def __init__(self, built: BuiltEngine) -> None:
+        self._engine = built.engine
+        self._kv_cache = built.kv_cache
+        self._layout_id = built.layout_id
+        self._max_tokens: dict[str, int] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return self._engine.has_work
+
+    def add_request(self, request: GenerationRequest) -> None:
+        """Queue a prompt. Raises RequestError where it cannot be served."""
+        once = replace(request, sampling=replace(request.sampling, max_tokens=1))
+        self._engine.add_request(once, hold=True)
+        self._max_tokens[request.request_id] = request.sampling.max_tokens
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request; unknown ids are ignored."""
+        self._max_tokens.pop(request_id, None)
+        self._engine.abort(request_id)
+
+    def step(self) -> list[tuple[str, KVHandoff]]:
+        """One engine step: the hand-offs of the prompts that it completed, by request id."""
+        return [(output.request_id, self._hand_off(output)) for output in self._engine.step()]
+
+    def take_events(self) -> list[CacheEvent]:
+        """Changes of the prefix cache since the last call."""
+        return self._engine.take_events()
+
+    def snapshot(self) -> list[BlocksStored]:
+        """All that the prefix cache holds."""
+        return list(self._engine.kv.cache.snapshot())
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where blocks are lost or held twice."""
+        self._engine.check_integrity()
+
+    def _hand_off(self, output: RequestOutput) -> KVHandoff:
+        """Pack a finished prompt's blocks and let the engine have them back."""
+        sequence = self._engine.sequence(output.request_id)
+        blocks = pack_blocks(self._kv_cache.read_blocks(sequence.block_table))
+        num_tokens = sequence.num_computed_tokens
+        self._engine.release(output.request_id)
+        only_one = self._max_tokens.pop(output.request_id) == 1
+        stopped = output.finish_reason is FinishReason.STOP
+        return KVHandoff(
+            layout_id=self._layout_id,
+            num_tokens=num_tokens,
+            num_cached_tokens=output.num_cached_tokens,
+            first_token=output.token_ids[0],
+            finish_reason=output.finish_reason if stopped or only_one else None,
+            blocks=blocks,
+            checksums=checksum_blocks(blocks),
+        )

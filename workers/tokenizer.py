@@ -1,0 +1,88 @@
+"""Text to tokens and back, chat templates included: Hugging Face's tokenizers, and a detokeniser for streams."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from workers.models.spec import ModelError
+from workers.request import RequestError
+
+
+class Tokenizer:
+    """A model's tokenizer."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Raises ModelError where the directory holds no tokenizer."""
+        from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{model_dir} has no usable tokenizer: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens, special ones included."""
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a plain prompt, after the model's begin-of-text token where it has one.
+
+        Text that spells a special token is encoded as the letters it is made of.
+        """
+        bos = self._tokenizer.bos_token_id
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return tokens if bos is None else [bos, *tokens]
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The tokens of a conversation, up to where the assistant speaks. Raises RequestError where the model has no
+        chat template or its template refuses the messages."""
+        if not self._tokenizer.chat_template:
+            raise RequestError("this model has no chat template; use /v1/completions")
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise RequestError(f"the chat template refuses these messages: {error}") from error
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return tokens
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out, exactly as they spell it."""
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+class Detokenizer:
+    """Turns a stream of tokens into a stream of text that never splits a character.
+
+    Decodes a short window rather than everything again: from a token before which the text was already settled.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._token_ids: list[int] = []
+        self._window = 0  # tokens before this one are never decoded again
+        self._settled = 0  # tokens before this one have been given out as text
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Take tokens in and return the text that is now certain; bytes of an unfinished character are held back."""
+        self._token_ids += token_ids
+        text = self._fresh_text()
+        if not text or text.endswith("\ufffd"):
+            return ""
+        self._window, self._settled = self._settled, len(self._token_ids)
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end, an unfinished character as U+FFFD."""
+        text = self._fresh_text()
+        self._window = self._settled = len(self._token_ids)
+        return text
+
+    def _fresh_text(self) -> str:
+        before = self._tokenizer.decode(self._token_ids[self._window : self._settled])
+        return self._tokenizer.decode(self._token_ids[self._window :])[len(before) :]

@@ -1,0 +1,1 @@
+"""Reading checkpoints into packed weights."""

@@ -1,0 +1,32 @@
+"""Finding a model: a directory as it is, or a Hub id that Hugging Face's own client downloads."""
+
+import hashlib
+from pathlib import Path
+
+from workers.models.spec import ModelError
+
+TINY_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
+FILES = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def resolve_model_dir(model: str) -> Path:
+    """The local directory of `model`. Raises ModelError where it is neither a directory nor a model on the Hub."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    from huggingface_hub import snapshot_download  # half a second to import, and not needed for a directory
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelError(f"{model} is no directory here, and the Hugging Face Hub says: {error}") from error
+
+
+def model_digest(model_dir: Path) -> str:
+    """SHA-256 over names and contents of all that decides the model's tokens; workers that share KV must agree on it."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in FILES for path in model_dir.glob(pattern)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
