@@ -75,5 +75,5 @@ def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
 
 def dequantize(packed: PackedInt4, dtype: torch.dtype) -> torch.Tensor:
     """The matrix [N, K] that `packed` stands for, computed in float32 and rounded once to `dtype`."""
-    values = unpack_nibbles(packed.nibbles).to(torch.float32).unflatten(1, (-1, packed.group_size))
+    values = unpack_nibbles(packed.nibbles).to(torch.float32).view(len(packed.nibbles), -1, packed.group_size)
     return ((values - packed.zeros[..., None]) * packed.scales[..., None]).flatten(1).to(dtype)

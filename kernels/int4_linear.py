@@ -1,8 +1,8 @@
 """y = x W^T for a packed int4 W: torch's own int4 operator on a CPU, dequantise and multiply elsewhere.
 
-Two numeric modes. In `strict` the operator computes every row count: its accumulation order depends on the weight alone,
-so a row's bits are the same whatever it is batched with (checked in tests/test_kernels_int4_linear.py). In `fast` many
-rows are dequantised to bfloat16 and multiplied by torch's GEMM, whose bits depend on the batch.
+Two numeric modes. In `strict` the operator computes every row count: its order of accumulation depends on the weight
+alone, so a row's bits are the same whatever it is batched with (tests/test_kernels_int4_linear.py). In `fast` many rows
+are dequantised to bfloat16 and multiplied by torch's GEMM, whose bits depend on the batch.
 """
 
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ def paged_attention(
     """
     outputs = [
         attend_one(part, gather_context(layer_cache, table, context_len))
-        for part, table, context_len in zip(q.split(list(query_lens)), block_tables, context_lens, strict=True)
+        for part, table, context_len in zip(torch.split(q, list(query_lens)), block_tables, context_lens, strict=True)
     ]
     return torch.cat(outputs)
 

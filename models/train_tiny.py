@@ -128,8 +128,8 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, hours: float, out: Path
     compiled_loss = torch.compile(partial(loss_of, model), dynamic=False)
     progress = [0.0]
     start_s = saved_s = time.monotonic()
-    step = 0
-    for batch in windows(stream, torch.Generator().manual_seed(SEED), progress):
+    batches = windows(stream, torch.Generator().manual_seed(SEED), progress)
+    for step, batch in enumerate(batches):
         elapsed_s = time.monotonic() - start_s
         progress[0] = elapsed_s / (hours * 3600)
         if progress[0] >= 1:
@@ -141,7 +141,6 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, hours: float, out: Path
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
         if step % 20 == 0:
             print(f"step {step} {elapsed_s:.0f} s {progress[0]:.1%} loss {loss.item():.3f} nats/token", flush=True)
         if time.monotonic() - saved_s > 600:

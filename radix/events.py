@@ -31,25 +31,28 @@ class EventBatch:
     """Events in the order they happened.
 
     Attributes:
-        epoch: names one life of one worker; a new one voids all that was known of it.
-        sequence: 0 is a snapshot of all the worker holds and replaces it; each batch after it counts one up.
+        epoch: names one life of one worker.
+        sequence: batches count one up; a snapshot has the number of the last batch that it includes.
+        is_snapshot: the events are all that the worker holds and replace what was known of it.
         events: what happened since the batch before.
     """
 
     epoch: str
     sequence: int
+    is_snapshot: bool
     events: Sequence[CacheEvent]
 
     def to_bytes(self) -> bytes:
-        packed: bytes = msgpack.packb([self.epoch, self.sequence, [_to_op(event) for event in self.events]])
+        ops = [_to_op(event) for event in self.events]
+        packed: bytes = msgpack.packb([self.epoch, self.sequence, self.is_snapshot, ops])
         return packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "EventBatch":
         """Raises ValueError for bytes that are no event batch."""
         try:
-            epoch, sequence, ops = msgpack.unpackb(data)
-            return cls(str(epoch), int(sequence), [_from_op(*op) for op in ops])
+            epoch, sequence, is_snapshot, ops = msgpack.unpackb(data)
+            return cls(str(epoch), int(sequence), bool(is_snapshot), [_from_op(*op) for op in ops])
         except (TypeError, ValueError, msgpack.UnpackException) as error:
             raise ValueError(f"not an event batch: {error}") from error
 

@@ -8,33 +8,27 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
-from radix.events import BlocksStored, CacheEvent
+from radix.events import EventBatch
+from workers.event_log import EventLog, EventSource
 
 logger = logging.getLogger(__name__)
 
-Output_co = TypeVar("Output_co", covariant=True)
 Output = TypeVar("Output")
 Result = TypeVar("Result")
 
 
-class Worker(Protocol[Output_co]):
+class Worker(EventSource, Protocol[Output]):
     """What can be driven: `PrefillWorker`, `DecodeWorker`."""
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
 
-    def step(self) -> list[tuple[str, Output_co]]:
+    def step(self) -> list[tuple[str, Output]]:
         """One step: outputs by request id."""
 
     def abort(self, request_id: str) -> None:
         """Drop a request; unknown ids are ignored."""
-
-    def take_events(self) -> list[CacheEvent]:
-        """Changes of the prefix cache since the last call."""
-
-    def snapshot(self) -> list[BlocksStored]:
-        """All that the prefix cache holds."""
 
 
 class WorkerDiedError(Exception):
@@ -46,11 +40,12 @@ class AsyncWorker(Generic[Output]):
 
     Args:
         worker: touched by the thread only.
-        on_events: called on the event loop with the prefix cache's changes, in order.
+        on_events: called on the event loop with each batch of changes to the prefix cache, in order.
     """
 
-    def __init__(self, worker: Worker[Output], on_events: Callable[[list[CacheEvent]], None] | None = None) -> None:
+    def __init__(self, worker: Worker[Output], on_events: Callable[[EventBatch], None] | None = None) -> None:
         self._worker = worker
+        self._event_log = EventLog(worker)
         self._on_events = on_events
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -86,6 +81,10 @@ class AsyncWorker(Generic[Output]):
             del self._streams[request_id]
             self._calls.put(lambda: self._worker.abort(request_id))
 
+    async def snapshot(self) -> EventBatch:
+        """All that the worker's prefix cache holds; batches given to `on_events` go on from its number."""
+        return await self.call(self._event_log.snapshot)
+
     def stop(self) -> None:
         """End the thread after its current step."""
         self._stopping = True
@@ -115,13 +114,13 @@ class AsyncWorker(Generic[Output]):
             self._calls.get()()
 
     def _publish(self, outputs: list[tuple[str, Output]]) -> None:
-        events = self._worker.take_events()
-        if (outputs or events) and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, outputs, events)
+        batch = self._event_log.next_batch()
+        if (outputs or batch) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, outputs, batch)
 
-    def _deliver(self, outputs: list[tuple[str, Output]], events: list[CacheEvent]) -> None:
-        if events and self._on_events is not None:
-            self._on_events(events)
+    def _deliver(self, outputs: list[tuple[str, Output]], batch: EventBatch | None) -> None:
+        if batch is not None and self._on_events is not None:
+            self._on_events(batch)
         for request_id, output in outputs:
             stream = self._streams.get(request_id)
             if stream is not None:  # else the client has just gone

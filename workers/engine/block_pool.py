@@ -2,7 +2,7 @@
 
 
 class BlockPool:
-    """Physical block ids 0 to num_blocks - 1. Knows only free or not; who holds a block is the KV manager's business."""
+    """Physical block ids 0 to num_blocks - 1. Knows only free or not; who holds a block, the KV manager knows."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -24,7 +24,7 @@ class BlockPool:
         return taken
 
     def free(self, block_ids: list[int]) -> None:
-        """Give blocks back. Raises ValueError for a block that is free already; nothing of it is then taken back twice."""
+        """Give blocks back. Raises ValueError for a block that is free already."""
         for block in block_ids:
             if self._is_free[block]:
                 raise ValueError(f"block {block} is freed twice")

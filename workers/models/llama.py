@@ -64,7 +64,7 @@ class LlamaModel:
     ) -> torch.Tensor:
         spec = self.spec
         heads = layer.qkv_proj(x).view(len(x), -1, spec.head_dim)
-        q, k, v = heads.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+        q, k, v = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
         q, k = self._rotary(q, metadata.positions), self._rotary(k, metadata.positions)
         write_kv(layer_cache, k, v, metadata.slot_mapping)
         out = paged_attention(q, layer_cache, metadata.block_tables, metadata.query_lens, metadata.context_lens)

@@ -24,7 +24,7 @@ def resolve_model_dir(model: str) -> Path:
 
 
 def model_digest(model_dir: Path) -> str:
-    """SHA-256 over names and contents of all that decides the model's tokens; workers that share KV must agree on it."""
+    """SHA-256 over names and contents of all files that decide the model's tokens."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in FILES for path in model_dir.glob(pattern)):
         with path.open("rb") as file:
