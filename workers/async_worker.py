@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
@@ -63,7 +63,7 @@ class AsyncWorker(Generic[Output]):
         self._calls.put(lambda: settle(future, function))
         return await asyncio.wrap_future(future)
 
-    async def outputs(self, request_id: str, add: Callable[[], None]) -> AsyncIterator[Output]:
+    async def outputs(self, request_id: str, add: Callable[[], None]) -> AsyncGenerator[Output]:
         """Add a request by calling `add` on the worker's thread and yield its outputs.
 
         The caller stops at the last one, or earlier: closing the iterator aborts the request.

@@ -1,0 +1,67 @@
+"""The whole Serve graph on one page: ingress -> prefill pool -> decode pool."""
+
+import secrets
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from cluster.config import ClusterConfig, PoolSection, parse_config
+from cluster.deployments import DecodeReplica, PrefillReplica
+from cluster.ingress import Ingress, IngressSettings, api
+from cluster.request_router import RadixRequestRouter
+from cluster.worker_host import WorkerSettings
+from radix.block_hash import root_hash
+from router.scoring import DECODE_SCORING, PREFILL_SCORING, Scoring
+from workers.engine.build import kv_namespace
+from workers.models.spec import read_model_spec
+from workers.weights.model_dir import resolve_model_dir
+
+ROUTING_STATS_PERIOD_S = 1.0
+
+
+def build_app(config: ClusterConfig) -> serve.Application:
+    """Bind the deployments. Raises ModelError where the model cannot be served."""
+    engine = config.engine.engine_config()
+    model_dir = resolve_model_dir(config.model)
+    spec = read_model_spec(model_dir)
+    secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
+    root = root_hash(kv_namespace(model_dir, engine.weights, engine.cache.block_size), secret)
+    worker = WorkerSettings(config.model, engine, secret, token)
+    ingress = IngressSettings(
+        config.model, config.model_name, spec.max_model_len, spec.vocab_size, root, engine.cache.block_size
+    )
+
+    def pool_options(pool: PoolSection, scoring: Scoring) -> dict[str, Any]:
+        router = {"root": root, "block_size": engine.cache.block_size, "token": token}
+        return {
+            "num_replicas": pool.replicas,
+            "max_ongoing_requests": pool.max_ongoing_requests,
+            "ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+            "request_router_config": RequestRouterConfig(
+                request_router_class=RadixRequestRouter,
+                request_router_kwargs=router | {"overlap_weight": scoring.overlap_weight},
+                request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
+            ),
+        }
+
+    prefill = serve.deployment(
+        PrefillReplica, name="prefill", **pool_options(config.pools.prefill, PREFILL_SCORING)
+    ).bind(worker)
+    decode = serve.deployment(DecodeReplica, name="decode", **pool_options(config.pools.decode, DECODE_SCORING)).bind(
+        worker
+    )
+    front = serve.deployment(
+        serve.ingress(api)(Ingress),
+        name="ingress",
+        num_replicas=config.ingress.replicas,
+        max_ongoing_requests=config.ingress.max_ongoing_requests,
+        max_queued_requests=config.ingress.max_queued_requests,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return front.bind(ingress, prefill, decode)
+
+
+def build_app_from_args(args: dict[str, Any]) -> serve.Application:
+    """The same for a Serve config file: `import_path: cluster.app:build_app_from_args`, the configuration as `args`."""
+    return build_app(parse_config(args))

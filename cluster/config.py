@@ -1,0 +1,127 @@
+"""The one configuration file of a cluster. Unknown keys are refused by name."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
+from workers.weights.model_dir import TINY_MODEL
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names each key at fault."""
+
+
+class Section(BaseModel):
+    """Part of the configuration: fixed once read, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HttpSection(Section):
+    """Where the API listens. Without API keys it should stay on loopback."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class EngineSection(Section):
+    """Every worker's engine; see `workers.config`."""
+
+    quantization: Literal["int4", "none"] = "int4"
+    group_size: Count = WeightConfig.group_size
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    numerics: Literal["strict", "fast"] = "strict"
+    device: str = "auto"
+    block_size: Count = CacheConfig.block_size
+    kv_cache_mib: Count = 512
+    max_num_seqs: Count = SchedulerConfig.max_num_seqs
+    max_num_batched_tokens: Count = SchedulerConfig.max_num_batched_tokens
+
+    def engine_config(self) -> EngineConfig:
+        """The same for `workers`. Raises ValueError where values contradict each other."""
+        return EngineConfig(
+            cache=CacheConfig(self.block_size, self.kv_cache_mib * 2**20),
+            scheduler=SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
+            weights=WeightConfig(self.quantization, self.group_size, self.dtype, self.numerics, self.device),
+        )
+
+
+class PoolSection(Section):
+    """One pool of workers: how many replicas and what each asks Ray for."""
+
+    replicas: Count = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    max_ongoing_requests: Count = 64
+
+
+class PoolsSection(Section):
+    """The prefill pool and the decode pool."""
+
+    prefill: PoolSection = PoolSection()
+    decode: PoolSection = PoolSection()
+
+
+class IngressSection(Section):
+    """The replicas that speak HTTP, tokenise and route."""
+
+    replicas: Count = 1
+    max_ongoing_requests: Count = 256
+    max_queued_requests: Count = 256
+
+
+class ClusterConfig(Section):
+    """A whole cluster. `model` is a directory or a Hugging Face Hub id."""
+
+    model: str = str(TINY_MODEL)
+    served_model_name: str | None = None
+    http: HttpSection = HttpSection()
+    engine: EngineSection = EngineSection()
+    pools: PoolsSection = PoolsSection()
+    ingress: IngressSection = IngressSection()
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model: the name given, or the last part of the path or id."""
+        return self.served_model_name or Path(self.model).name
+
+
+def parse_config(values: dict[str, Any]) -> ClusterConfig:
+    """Check a configuration. Raises ConfigError that names every key at fault."""
+    try:
+        config = ClusterConfig.model_validate(values)
+        config.engine.engine_config()
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(item) for item in error.errors())) from error
+    except ValueError as error:
+        raise ConfigError(f"engine: {error}") from error
+    return config
+
+
+def load_config(path: Path) -> ClusterConfig:
+    """Read a YAML file. Raises ConfigError where it cannot be read or `parse_config` refuses it."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
+    try:
+        return parse_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}:\n{error}") from error
+
+
+def explain(item: Any) -> str:
+    """One line on one wrong key."""
+    key = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        return f"  {key}: no such key"
+    return f"  {key}: {item['msg']}, not {item['input']!r}"

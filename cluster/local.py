@@ -1,0 +1,116 @@
+"""A cluster of its own on this machine: started, watched, and ended without a trace."""
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import ray
+from ray import serve
+
+from cluster.app import build_app
+from cluster.config import ClusterConfig, ConfigError
+
+APP_NAME = "raydix"
+STATUS_PERIOD_S = 2.0
+
+
+def serve_until_interrupted(config: ClusterConfig) -> None:
+    """Start Ray and Serve, deploy, print how to use it, wait for Ctrl-C or SIGTERM, and end every process started.
+
+    Raises:
+        ConfigError: the port is taken.
+        ModelError: the model cannot be served.
+    """
+    check_port_free(config.http.host, config.http.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with local_cluster(config):
+            print(ready_message(config), flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        print("\nstopped", flush=True)
+
+
+@contextlib.contextmanager
+def local_cluster(config: ClusterConfig) -> Iterator[None]:
+    """A Ray cluster that serves `config` for as long as the context lasts."""
+    say("starting Ray")
+    app = build_app(config)
+    pools = config.pools.prefill, config.pools.decode
+    num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,  # what is asked for always fits: on a laptop, sharing cores beats waiting for ever
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+        say("starting Serve")
+        http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
+        serve.start(proxy_location="HeadOnly", http_options=http)
+        say(f"loading {config.model}")
+        with progress():
+            serve.run(app, name=APP_NAME, route_prefix="/")
+        yield
+    finally:
+        say("stopping")
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[None]:
+    """Print which deployments are up while the context lasts."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(STATUS_PERIOD_S):
+            deployments = serve.status().applications[APP_NAME].deployments if serve.status().applications else {}
+            say(", ".join(f"{name} {deployment.status.value.lower()}" for name, deployment in deployments.items()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Raise ConfigError where something listens there, or the address is not one of this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            hint = "choose another with --port" if error.errno == errno.EADDRINUSE else "choose another with --host"
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from error
+
+
+def ready_message(config: ClusterConfig) -> str:
+    """What to type next."""
+    base = f"http://{config.http.host}:{config.http.port}"
+    return f"""
+raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
+
+  curl {base}/v1/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{config.model_name}", "prompt": "def main():\\n", "max_tokens": 48, "temperature": 0}}'
+"""
+
+
+def say(message: str) -> None:
+    """One line of progress with the time since the process began."""
+    print(f"[{time.monotonic() - STARTED_S:5.1f} s] {message}", flush=True)
+
+
+STARTED_S = time.monotonic()

@@ -1,0 +1,69 @@
+"""What a replica of either pool is made of: a worker in its thread, its events on the wire, its health."""
+
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import ray
+import torch
+
+from cluster.event_relay import EventPublisher
+from cluster.request_router import EVENTS_STAT
+from workers.async_worker import AsyncWorker, Worker
+from workers.config import EngineConfig
+from workers.engine.build import BuiltEngine, build_engine
+from workers.weights.model_dir import resolve_model_dir
+
+logger = logging.getLogger("ray.serve")
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a replica needs to make its worker.
+
+    Attributes:
+        model: directory or Hub id.
+        secret: keys the block hashes, at most 64 bytes.
+        token: admits routers to the event stream.
+    """
+
+    model: str
+    engine: EngineConfig
+    secret: bytes
+    token: str
+
+
+class WorkerHost(Generic[Output]):
+    """Runs one worker inside a Serve replica."""
+
+    def __init__(self, worker: Worker[Output], token: str) -> None:
+        self._publisher = EventPublisher(token, ray.util.get_node_ip_address())
+        self.worker = AsyncWorker(worker, self._publisher.publish)
+        self._endpoint = ""
+
+    async def start(self) -> None:
+        """Begin to publish events."""
+        self._endpoint = await self._publisher.start(self.worker.snapshot)
+
+    def outputs(self, request_id: str, add: Callable[[], None]) -> AsyncGenerator[Output]:
+        """Stream a request's outputs; see `AsyncWorker.outputs`."""
+        return self.worker.outputs(request_id, add)
+
+    def routing_stats(self) -> dict[str, str]:
+        """What Serve passes to the routers of this pool."""
+        return {EVENTS_STAT: self._endpoint}
+
+
+def load_engine(settings: WorkerSettings) -> BuiltEngine:
+    """Load the model of a replica, with all of the machine's cores for it.
+
+    Ray gives an actor one OpenMP thread per CPU it reserves; a prefill is compute-bound and wants them all.
+    """
+    torch.set_num_threads(os.cpu_count() or 1)
+    built = build_engine(resolve_model_dir(settings.model), settings.engine, settings.secret)
+    logger.info("model loaded: %s", built.layout_id)
+    return built
