@@ -8,7 +8,8 @@ from ray.serve.config import RequestRouterConfig
 
 from cluster.config import ClusterConfig, PoolSection, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
-from cluster.ingress import Ingress, IngressSettings, api
+from cluster.frontend import FrontendSettings
+from cluster.ingress import IngressReplica
 from cluster.request_router import RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
@@ -20,15 +21,22 @@ from workers.weights.model_dir import resolve_model_dir
 ROUTING_STATS_PERIOD_S = 1.0
 
 
-def build_app(config: ClusterConfig) -> serve.Application:
-    """Bind the deployments. Raises ModelError where the model cannot be served."""
+def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Application:
+    """Bind the deployments.
+
+    Args:
+        events_host: address that workers publish cache events on; None for each node's own.
+
+    Raises:
+        ModelError: the model cannot be served.
+    """
     engine = config.engine.engine_config()
     model_dir = resolve_model_dir(config.model)
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
     root = root_hash(kv_namespace(model_dir, engine.weights, engine.cache.block_size), secret)
-    worker = WorkerSettings(config.model, engine, secret, token)
-    ingress = IngressSettings(
+    worker = WorkerSettings(config.model, engine, secret, token, events_host)
+    frontend = FrontendSettings(
         config.model, config.model_name, spec.max_model_len, spec.vocab_size, root, engine.cache.block_size
     )
 
@@ -52,14 +60,14 @@ def build_app(config: ClusterConfig) -> serve.Application:
         worker
     )
     front = serve.deployment(
-        serve.ingress(api)(Ingress),
+        IngressReplica,
         name="ingress",
         num_replicas=config.ingress.replicas,
         max_ongoing_requests=config.ingress.max_ongoing_requests,
         max_queued_requests=config.ingress.max_queued_requests,
         ray_actor_options={"num_cpus": 0},
     )
-    return front.bind(ingress, prefill, decode)
+    return front.bind(frontend, prefill, decode)
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

@@ -15,7 +15,7 @@ class PrefillReplica:
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
         self._worker = PrefillWorker(load_engine(settings))
-        self._host = WorkerHost(self._worker, settings.token)
+        self._host = WorkerHost(self._worker, settings)
         await self._host.start()
 
     async def prefill(self, request: GenerationRequest) -> KVHandoff:
@@ -39,7 +39,7 @@ class DecodeReplica:
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
         self._worker = DecodeWorker(load_engine(settings))
-        self._host = WorkerHost(self._worker, settings.token)
+        self._host = WorkerHost(self._worker, settings)
         await self._host.start()
 
     async def decode(self, request: GenerationRequest, handoff: KVHandoff) -> AsyncIterator[RequestOutput]:

@@ -54,6 +54,8 @@ def from_validation(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}")
     if first["type"] == "missing":
         return ApiError(400, f"{'.'.join(path) or 'a JSON body'} is required", param=".".join(path) or None)
+    if first["type"] == "unsupported_parameter":
+        return ApiError(400, first["msg"], param=first["ctx"]["param"], code="unsupported_parameter")
     return ApiError(400, f"{'.'.join(path)}: {first['msg']}", param=".".join(path) or None, code="invalid_value")
 
 

@@ -1,168 +1,26 @@
-"""The front door: OpenAI-compatible HTTP in, tokens to the pools, text back."""
-
-import json
-import logging
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass
+"""The ingress replica: the front door as Serve runs it."""
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
+from ray import serve
 from ray.serve.handle import DeploymentHandle
-from starlette.responses import Response
 
-from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
-from cluster.completion import Completion, Pools, TextDelta
-from cluster.errors import ApiError, from_exception, install_handlers
-from cluster.protocol import ChatBody, CompletionBody, GenerationBody
-from radix.block_hash import hash_blocks, token_bytes
-from workers.request import GenerationRequest
+from cluster.api import build_api
+from cluster.completion import Pools
+from cluster.frontend import Frontend, FrontendSettings
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import resolve_model_dir
 
-logger = logging.getLogger("ray.serve")
 
-DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for /v1/completions
+class FrontReplica:
+    """One front door. Its FastAPI app is built in the replica, around the handles that Serve gives it."""
 
-api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
-install_handlers(api)
+    def __init__(self, settings: FrontendSettings, prefill: DeploymentHandle, decode: DeploymentHandle) -> None:
+        tokenizer = Tokenizer(resolve_model_dir(settings.model))
+        self._frontend = Frontend(settings, tokenizer, Pools(prefill, decode))
 
-
-@dataclass(frozen=True)
-class IngressSettings:
-    """What the front door knows of the model.
-
-    Attributes:
-        model: directory or Hub id, for its tokenizer.
-        model_name: what clients call it.
-        root_hash: what block hashes are chained from.
-    """
-
-    model: str
-    model_name: str
-    max_model_len: int
-    vocab_size: int
-    root_hash: int
-    block_size: int
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve once the replica is constructed."""
+        return build_api(self._frontend)
 
 
-class Ingress:
-    """Validates, applies the chat template, tokenises, hashes; then lets the pools work and turns tokens into text."""
-
-    def __init__(self, settings: IngressSettings, prefill: DeploymentHandle, decode: DeploymentHandle) -> None:
-        self._settings = settings
-        self._tokenizer = Tokenizer(resolve_model_dir(settings.model))
-        self._pools = Pools(prefill, decode)
-        self._created = int(time.time())
-
-    @api.get("/healthz")
-    async def healthz(self) -> Response:
-        """200 once this replica serves."""
-        return Response(status_code=200)
-
-    @api.get("/v1/models")
-    async def models(self) -> Json:
-        """The one model."""
-        return {"object": "list", "data": [model_card(self._settings.model_name, self._created)]}
-
-    @api.get("/v1/models/{name:path}")
-    async def model(self, name: str) -> Json:
-        """One model by name."""
-        self._check_model(name)
-        return model_card(name, self._created)
-
-    @api.post("/v1/completions")
-    async def completions(self, body: CompletionBody) -> Response:
-        """Complete a prompt."""
-        self._check_model(body.model)
-        tokens = self._tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        return await self._answer(TextAnswer(body.model), body, self._request(body, tokens, max_tokens))
-
-    @api.post("/v1/chat/completions")
-    async def chat_completions(self, body: ChatBody) -> Response:
-        """Continue a conversation, by default up to the end of the context."""
-        self._check_model(body.model)
-        tokens = self._tokenizer.encode_chat([message.as_dict() for message in body.messages])
-        max_tokens = body.max_completion_tokens or body.max_tokens
-        room = self._settings.max_model_len - len(tokens)
-        return await self._answer(ChatAnswer(body.model), body, self._request(body, tokens, max_tokens or max(room, 1)))
-
-    def _check_model(self, name: str) -> None:
-        if name != self._settings.model_name:
-            message = f"the model {name!r} does not exist; this cluster serves {self._settings.model_name!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
-
-    def _request(self, body: GenerationBody, tokens: list[int], max_tokens: int) -> GenerationRequest:
-        """Check the sizes and make the engine's request, its prompt hashed for the routers."""
-        longest = self._settings.max_model_len
-        if len(tokens) + max_tokens > longest:
-            message = (
-                f"this model's context is {longest} tokens; the prompt has {len(tokens)} and max_tokens asks for "
-                f"{max_tokens} more. Shorten the prompt or lower max_tokens"
-            )
-            raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
-        if max(tokens) >= self._settings.vocab_size:
-            message = f"token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
-            raise ApiError(400, message, param="prompt", code="invalid_value")
-        hashes = hash_blocks(self._settings.root_hash, token_bytes(tokens), self._settings.block_size)
-        return GenerationRequest(uuid.uuid4().hex, tuple(tokens), body.sampling(max_tokens), tuple(hashes))
-
-    async def _answer(self, answer: Answer, body: GenerationBody, request: GenerationRequest) -> Response:
-        completion = Completion(request, self._tokenizer, body.stop_strings)
-        deltas = completion.deltas(self._pools)
-        try:
-            first = await anext(deltas)  # an error before the first text still gets its own HTTP status
-            if not body.stream:
-                return JSONResponse(await whole_answer(answer, completion, first, deltas))
-        except Exception as error:
-            raise self._logged(error, request) from error
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        events = self._events(answer, request, completion, first, deltas, include_usage)
-        return StreamingResponse(events, media_type="text/event-stream")
-
-    async def _events(
-        self,
-        answer: Answer,
-        request: GenerationRequest,
-        completion: Completion,
-        first: TextDelta,
-        deltas: AsyncGenerator[TextDelta],
-        include_usage: bool,
-    ) -> AsyncIterator[str]:
-        """Server-sent events; an error after the first byte is an event of its own, and no [DONE] follows it."""
-        try:
-            async with aclosing(deltas):
-                for chunk in answer.opening():
-                    yield sse(chunk)
-                yield sse(answer.chunk(first.text, first.finish_reason))
-                async for delta in deltas:
-                    yield sse(answer.chunk(delta.text, delta.finish_reason))
-            if include_usage:
-                yield sse(answer.usage_chunk(completion.usage()))
-            yield "data: [DONE]\n\n"
-        except Exception as error:
-            yield sse(self._logged(error, request).body())
-
-    def _logged(self, error: Exception, request: GenerationRequest) -> ApiError:
-        """What the client is told of an error; what nobody foresaw is logged with the request's id."""
-        told = from_exception(error)
-        if told.status >= 500:
-            logger.error("request %s failed", request.request_id, exc_info=error)
-        return told
-
-
-async def whole_answer(
-    answer: Answer, completion: Completion, first: TextDelta, deltas: AsyncGenerator[TextDelta]
-) -> Json:
-    """Collect a completion that is not streamed."""
-    collected = [first, *[delta async for delta in deltas]]
-    text = "".join(delta.text for delta in collected)
-    return answer.whole(text, collected[-1].finish_reason or "stop", completion.usage())
-
-
-def sse(data: Json) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+IngressReplica = serve.ingress()(FrontReplica)

@@ -17,6 +17,7 @@ from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError
 
 APP_NAME = "raydix"
+LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
 
 
@@ -28,7 +29,8 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         ModelError: the model cannot be served.
     """
     check_port_free(config.http.host, config.http.port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell may have told a background job to ignore SIGINT
+        signal.signal(ending, signal.default_int_handler)
     try:
         with local_cluster(config):
             print(ready_message(config), flush=True)
@@ -41,7 +43,9 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
 def local_cluster(config: ClusterConfig) -> Iterator[None]:
     """A Ray cluster that serves `config` for as long as the context lasts."""
     say("starting Ray")
-    app = build_app(config)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    app = build_app(config, events_host=LOOPBACK)
     pools = config.pools.prefill, config.pools.decode
     num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
     try:
@@ -50,11 +54,10 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
             num_cpus=num_cpus,  # what is asked for always fits: on a laptop, sharing cores beats waiting for ever
             include_dashboard=False,
             logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
         )
         say("starting Serve")
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
-        serve.start(proxy_location="HeadOnly", http_options=http)
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         say(f"loading {config.model}")
         with progress():
             serve.run(app, name=APP_NAME, route_prefix="/")

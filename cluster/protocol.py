@@ -5,6 +5,7 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from workers.request import SamplingParams
 
@@ -56,7 +57,8 @@ class GenerationBody(BaseModel):
         if isinstance(values, dict):
             for name, neutral in NOT_IMPLEMENTED.items():
                 if name in values and values[name] not in neutral:
-                    raise ValueError(f"{name} is not implemented yet; leave it out")
+                    message = "{param} is not implemented yet; leave it out"
+                    raise PydanticCustomError("unsupported_parameter", message, {"param": name})
         return values
 
     @property

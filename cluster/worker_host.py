@@ -29,19 +29,22 @@ class WorkerSettings:
         model: directory or Hub id.
         secret: keys the block hashes, at most 64 bytes.
         token: admits routers to the event stream.
+        events_host: address to publish cache events on; None for the node's own.
     """
 
     model: str
     engine: EngineConfig
     secret: bytes
     token: str
+    events_host: str | None
 
 
 class WorkerHost(Generic[Output]):
     """Runs one worker inside a Serve replica."""
 
-    def __init__(self, worker: Worker[Output], token: str) -> None:
-        self._publisher = EventPublisher(token, ray.util.get_node_ip_address())
+    def __init__(self, worker: Worker[Output], settings: WorkerSettings) -> None:
+        host = settings.events_host or ray.util.get_node_ip_address()
+        self._publisher = EventPublisher(settings.token, host)
         self.worker = AsyncWorker(worker, self._publisher.publish)
         self._endpoint = ""
 
