@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (ConfigError, ModelError, RequestError) as error:
+    except (ConfigError, ModelError, RequestError, RuntimeError) as error:
         print(f"raydix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

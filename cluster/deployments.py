@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from cluster.worker_host import WorkerHost, WorkerSettings, load_engine
+from workers.engine.engine import EngineStats
 from workers.pools.decode_worker import DecodeWorker
 from workers.pools.kv_handoff import KVHandoff
 from workers.pools.prefill_worker import PrefillWorker
@@ -24,6 +25,10 @@ class PrefillReplica:
             self._host.outputs(request.request_id, lambda: self._worker.add_request(request))
         ) as outputs:
             return await anext(outputs)
+
+    async def stats(self) -> EngineStats:
+        """How busy and how full this worker is."""
+        return await self._host.worker.call(self._worker.stats)
 
     def record_routing_stats(self) -> dict[str, str]:
         """Called by Serve now and then, for this pool's routers."""
@@ -50,6 +55,10 @@ class DecodeReplica:
                 yield output
                 if output.finish_reason is not None:
                     return
+
+    async def stats(self) -> EngineStats:
+        """How busy and how full this worker is."""
+        return await self._host.worker.call(self._worker.stats)
 
     def record_routing_stats(self) -> dict[str, str]:
         """Called by Serve now and then, for this pool's routers."""

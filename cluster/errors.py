@@ -1,5 +1,8 @@
 """Errors as OpenAI's clients expect them: {"error": {message, type, param, code}}, never a traceback."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -48,15 +51,35 @@ def from_exception(error: BaseException) -> ApiError:
 
 def from_validation(error: RequestValidationError) -> ApiError:
     """The first field at fault, by name."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
+    first = most_telling(error.errors())
+    param = field_path(first["loc"][1:], error.body)
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}")
     if first["type"] == "missing":
-        return ApiError(400, f"{'.'.join(path) or 'a JSON body'} is required", param=".".join(path) or None)
+        return ApiError(400, f"{param or 'a JSON body'} is required", param=param, code="missing_required_parameter")
     if first["type"] == "unsupported_parameter":
         return ApiError(400, first["msg"], param=first["ctx"]["param"], code="unsupported_parameter")
-    return ApiError(400, f"{'.'.join(path)}: {first['msg']}", param=".".join(path) or None, code="invalid_value")
+    return ApiError(400, f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
+
+
+def most_telling(errors: Sequence[Any]) -> Any:
+    """The first error; but of a field that may have several types, the one of the type that was meant."""
+    field = errors[0]["loc"][:2]
+    others = (error for error in errors if error["loc"][:2] == field and not error["type"].endswith("_type"))
+    return next(others, errors[0])
+
+
+def field_path(parts: Sequence[str | int], body: object) -> str | None:
+    """`messages.0.role`, without the names of union members that pydantic puts between."""
+    path = []
+    for part in parts:
+        if isinstance(body, dict) and isinstance(part, str):
+            path.append(part)
+            body = body.get(part)
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            path.append(str(part))
+            body = body[part]
+    return ".".join(path) or None
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -47,6 +47,11 @@ class EventPublisher:
         await self._server.start()
         return f"{self._host}:{port}"
 
+    async def stop(self) -> None:
+        """Cut every subscriber off and stop listening."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+
     def publish(self, batch: EventBatch) -> None:
         """Queue a batch for every subscriber; one that is too slow is cut off and will come back for a snapshot."""
         for queue in list(self._queues):

@@ -19,6 +19,11 @@ from cluster.config import ClusterConfig, ConfigError
 APP_NAME = "raydix"
 LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
+STARTED_S = time.monotonic()
+
+
+class DeployError(RuntimeError):
+    """A replica could not start; the message holds Serve's account of it."""
 
 
 def serve_until_interrupted(config: ClusterConfig) -> None:
@@ -27,6 +32,7 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
     Raises:
         ConfigError: the port is taken.
         ModelError: the model cannot be served.
+        DeployError: a replica cannot start.
     """
     check_port_free(config.http.host, config.http.port)
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell may have told a background job to ignore SIGINT
@@ -60,13 +66,30 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         say(f"loading {config.model}")
         with progress():
-            serve.run(app, name=APP_NAME, route_prefix="/")
+            deploy(app)
         yield
     finally:
+        stop_cluster()
+
+
+def deploy(app: serve.Application) -> None:
+    """Run the application. Raises DeployError where a replica cannot start."""
+    try:
+        serve.run(app, name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise DeployError(f"the cluster did not come up: {error}") from error
+
+
+def stop_cluster() -> None:
+    """End every process of the cluster; a second Ctrl-C meanwhile must not leave any behind."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         say("stopping")
         if ray.is_initialized():
             serve.shutdown()
             ray.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -76,8 +99,9 @@ def progress() -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(STATUS_PERIOD_S):
-            deployments = serve.status().applications[APP_NAME].deployments if serve.status().applications else {}
-            say(", ".join(f"{name} {deployment.status.value.lower()}" for name, deployment in deployments.items()))
+            app = serve.status().applications.get(APP_NAME)
+            states = {name: state.status.value.lower() for name, state in app.deployments.items()} if app else {}
+            say(", ".join(f"{name} {state}" for name, state in states.items()) or "deploying")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -114,6 +138,3 @@ raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
 def say(message: str) -> None:
     """One line of progress with the time since the process began."""
     print(f"[{time.monotonic() - STARTED_S:5.1f} s] {message}", flush=True)
-
-
-STARTED_S = time.monotonic()

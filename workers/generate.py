@@ -17,8 +17,8 @@ def generate(model_dir: Path, prompt: str, sampling: SamplingParams) -> Iterator
         ModelError: the directory holds no model that can be served.
         RequestError: the prompt does not fit the model.
     """
-    tokenizer = Tokenizer(model_dir)
     engine = build_engine(model_dir, EngineConfig()).engine
+    tokenizer = Tokenizer(model_dir)
     engine.add_request(GenerationRequest("generate", tuple(tokenizer.encode(prompt)), sampling))
     text = TextStream(tokenizer, stop=())
     while engine.has_work:

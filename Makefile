@@ -1,0 +1,38 @@
+# Every target installs what it needs. PYTHON must be 3.11 or newer.
+PYTHON ?= python3
+PORT ?= 8000
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install serve test test-long lint bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (two to five minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+serve: install  ## the bundled model on 127.0.0.1:$(PORT); ARGS='--model DIR_OR_HUB_ID' for another
+	@$(BIN)/raydix serve --port $(PORT) $(ARGS)
+
+test: install
+	$(BIN)/pytest $(ARGS)
+
+test-long: install  ## the nightly sizes
+	$(BIN)/pytest -m long $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install  ## the figures of docs/
+	$(BIN)/python -m bench.quality
+	$(BIN)/python -m bench.int4_linear
+	$(BIN)/python -m bench.first_token
+
+clean:
+	rm -rf $(VENV) *.egg-info build

@@ -1,0 +1,63 @@
+"""The `raydix` command as a newcomer meets it: help, a completion without Ray, and errors that say what to do."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "raydix serve" in shown
+    assert "raydix generate --prompt" in shown
+
+
+def test_generate_continues_the_prompt_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "--prompt", "import os\n", "--max-tokens", "8"]
+    texts = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "--prompt", "x", "--max-tokens", "0"], "max_tokens is 0"),
+        (["generate", "--prompt", "x", "--max-tokens", "5000"], "context is 2048 tokens"),
+        (["generate", "--prompt", "x", "--model", "."], "config.json cannot be read"),
+        (["serve", "--port", "99999"], "http.port"),
+        (["serve", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("raydix: ")
+    assert says in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_an_unknown_key_in_the_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "cluster.yaml"
+    config.write_text("http: {prot: 1}\n")
+    assert main(["serve", "--config", str(config)]) == 2
+    assert "http.prot: no such key" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert "choose another with --port" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""cluster/config.py: what a configuration file may say, and what is said of one that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.config import ConfigError, load_config, parse_config
+from workers.weights.model_dir import TINY_MODEL
+
+
+def test_nothing_given_serves_the_bundled_model_on_loopback() -> None:
+    config = parse_config({})
+    assert config.model == str(TINY_MODEL)
+    assert config.model_name == "tiny"
+    assert (config.http.host, config.http.port) == ("127.0.0.1", 8000)
+
+
+def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(
+        "model: org/some-model\npools: {decode: {replicas: 3, num_gpus: 0.5}}\nengine: {kv_cache_mib: 64}\n"
+    )
+    config = load_config(path)
+    assert config.model_name == "some-model"
+    assert (config.pools.decode.replicas, config.pools.decode.num_gpus, config.pools.prefill.replicas) == (3, 0.5, 1)
+    assert config.engine.engine_config().cache.memory_bytes == 64 * 2**20
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("# nothing yet\n")
+    assert load_config(path) == parse_config({})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"modle": "x"}, "modle: no such key"),
+        ({"pools": {"decode": {"replica": 2}}}, "pools.decode.replica: no such key"),
+        ({"http": {"port": 70000}}, "http.port: Input should be less than or equal to 65535, not 70000"),
+        ({"http": {"port": "8000"}}, "http.port"),
+        ({"engine": {"dtype": "fp8"}}, "engine.dtype"),
+        ({"engine": {"max_num_seqs": 64, "max_num_batched_tokens": 8}}, "max_num_seqs 64"),
+        ({"pools": {"prefill": {"replicas": 0}}}, "pools.prefill.replicas"),
+    ],
+)
+def test_a_wrong_key_is_named(values: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        parse_config(values)
+
+
+def test_all_wrong_keys_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)http\.prot.*colour"):
+        parse_config({"colour": 1, "http": {"prot": 1}})
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "\x00"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")

@@ -1,0 +1,175 @@
+"""The HTTP API over the real tokenizer and a fake pair of pools: shapes, streams, errors and aborts, without Ray."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.api import build_api
+from cluster.completion import Pools
+from cluster.frontend import Frontend, FrontendSettings
+from workers.request import FinishReason, GenerationRequest, RequestOutput
+from workers.tokenizer import Tokenizer
+from workers.weights.model_dir import TINY_MODEL
+
+SETTINGS = FrontendSettings(str(TINY_MODEL), "tiny", max_model_len=64, vocab_size=4096, root_hash=1, block_size=16)
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "import os"}]}
+TEXT: dict[str, Any] = {"model": "tiny", "prompt": "import os"}
+
+
+class FakePools(Pools):
+    """Answers every request with the same text, one token at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
+        self._tokens = tokenizer.encode(text)[1:]
+        self.requests: list[GenerationRequest] = []
+        self.num_closed = 0
+        self.fails_after: int | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
+        self.requests.append(request)
+        tokens = self._tokens[: request.sampling.max_tokens]
+        try:
+            for count, token in enumerate(tokens, start=1):
+                if self.fails_after is not None and count > self.fails_after:
+                    raise RuntimeError("a secret of the house at /etc/passwd")
+                await asyncio.sleep(0)
+                last = count == len(tokens)
+                yield RequestOutput(request.request_id, (token,), 3, FinishReason.LENGTH if last else None)
+        finally:
+            self.num_closed += 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(TINY_MODEL)
+
+
+@pytest.fixture
+def pools(tokenizer: Tokenizer) -> FakePools:
+    return FakePools(tokenizer, "def naïve(): 🙂 STOP return 1")
+
+
+@pytest.fixture
+def client(tokenizer: Tokenizer, pools: FakePools) -> Iterator[TestClient]:
+    with TestClient(build_api(Frontend(SETTINGS, tokenizer, pools)), raise_server_exceptions=False) as client:
+        yield client
+
+
+def events_of(body: str) -> list[Any]:
+    """The data of a stream's events; [DONE] stays text."""
+    data = [event.removeprefix("data: ") for event in body.strip().split("\n\n")]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def test_models_are_listed_and_found_by_name(client: TestClient) -> None:
+    (card,) = client.get("/v1/models").json()["data"]
+    assert card["id"] == "tiny"
+    assert client.get("/v1/models/tiny").json() == card
+    assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_whole_chat_answer(client: TestClient, pools: FakePools) -> None:
+    answer = client.post("/v1/chat/completions", json=CHAT | {"max_tokens": 30}).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["content"] == "def naïve(): 🙂 STOP return 1"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["prompt_tokens"] == len(pools.requests[0].prompt_token_ids)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 3
+
+
+def test_a_chat_stream_has_a_role_text_usage_and_an_end(client: TestClient) -> None:
+    body = CHAT | {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 30}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, used, done = events_of(response.text)
+    assert done == "[DONE]"
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "def naïve(): 🙂 STOP return 1"
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert len({c["id"] for c in chunks}) == 1
+    assert "�" not in response.text
+    assert (used["choices"], used["usage"]["prompt_tokens_details"]) == ([], {"cached_tokens": 3})
+
+
+def test_a_stop_string_ends_the_text_and_the_request(client: TestClient, pools: FakePools) -> None:
+    answer = client.post("/v1/completions", json=TEXT | {"max_tokens": 30, "stop": "STOP"}).json()
+    assert answer["choices"][0]["text"] == "def naïve(): 🙂 "
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert pools.num_closed == 1
+    assert answer["usage"]["completion_tokens"] < len(pools._tokens)
+
+
+def test_sampling_reaches_the_engine(client: TestClient, pools: FakePools) -> None:
+    client.post(
+        "/v1/completions", json=TEXT | {"temperature": 0, "top_p": 0.5, "top_k": 7, "seed": -3, "max_tokens": 2}
+    )
+    sampling = pools.requests[0].sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0, 0.5, 7, -3)
+    assert sampling.max_tokens == 2
+    client.post("/v1/completions", json={"model": "tiny", "prompt": [5, 6, 7] * 11})
+    assert pools.requests[1].prompt_token_ids == (5, 6, 7) * 11
+    assert len(pools.requests[1].block_hashes) == 2
+    assert pools.requests[1].sampling.max_tokens == 16, "the API's default"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param", "says"),
+    [
+        ("chat/completions", CHAT | {"model": "gpt"}, 404, "model", "serves 'tiny'"),
+        ("chat/completions", CHAT | {"messages": []}, 400, "messages", "at least 1"),
+        ("chat/completions", CHAT | {"messages": [{"role": "root", "content": "x"}]}, 400, "messages.0.role", "role"),
+        ("chat/completions", CHAT | {"temperature": "1"}, 400, "temperature", "number"),
+        ("chat/completions", CHAT | {"temperature": 2.5}, 400, "temperature", "less than or equal to 2"),
+        ("chat/completions", CHAT | {"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
+        ("chat/completions", CHAT | {"max_tokens": True}, 400, "max_tokens", "integer"),
+        ("chat/completions", CHAT | {"max_tokens": 64}, 400, "max_tokens", "context is 64 tokens"),
+        ("chat/completions", CHAT | {"n": 2}, 400, "n", "not implemented"),
+        ("chat/completions", CHAT | {"tools": [{}]}, 400, "tools", "not implemented"),
+        ("completions", TEXT | {"logprobs": 1}, 400, "logprobs", "not implemented"),
+        ("completions", TEXT | {"prompt": ""}, 400, "prompt", "at least 1"),
+        ("completions", TEXT | {"prompt": [4096]}, 400, "prompt", "below 4096"),
+        ("completions", TEXT | {"prompt": [-1]}, 400, "prompt.0", "greater than or equal to 0"),
+        ("completions", TEXT | {"stop": ["a"] * 5}, 400, "stop", "at most 4"),
+        ("completions", {"model": "tiny"}, 400, "prompt", "required"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(
+    client: TestClient, pools: FakePools, path: str, body: Any, status: int, param: str | None, says: str
+) -> None:
+    response = client.post(f"/v1/{path}", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (status, "invalid_request_error")
+    assert says in error["message"]
+    assert param is None or error["param"] == param
+    assert pools.requests == [], "a bad request must not reach a worker"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"model": "tiny", "prompt": "x", "temperature": NaN}'])
+def test_a_body_that_is_no_request(client: TestClient, raw: bytes) -> None:
+    response = client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_unknown_paths_and_methods_are_api_errors(client: TestClient) -> None:
+    assert client.get("/v1/nothing").json()["error"]["message"].startswith("GET /v1/nothing")
+    assert client.get("/v1/completions").status_code == 405
+
+
+def test_an_unforeseen_failure_tells_nothing_of_the_house(client: TestClient, pools: FakePools) -> None:
+    pools.fails_after = 0
+    response = client.post("/v1/completions", json=TEXT)
+    assert response.status_code == 500
+    assert "secret" not in response.text
+
+
+def test_a_failure_in_a_stream_is_an_event_and_no_done_follows(client: TestClient, pools: FakePools) -> None:
+    pools.fails_after = 2
+    events = events_of(client.post("/v1/completions", json=TEXT | {"stream": True}).text)
+    assert events[-1]["error"]["type"] == "server_error"
+    assert "secret" not in str(events)
