@@ -31,35 +31,44 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
         ModelError: the model cannot be served.
     """
     engine = config.engine.engine_config()
+    block_size = engine.cache.block_size
     model_dir = resolve_model_dir(config.model)
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
-    root = root_hash(kv_namespace(model_dir, engine.weights, engine.cache.block_size), secret)
+    root = root_hash(kv_namespace(model_dir, engine.weights, block_size), secret)
     worker = WorkerSettings(config.model, engine, secret, token, events_host)
-    frontend = FrontendSettings(
-        config.model, config.model_name, spec.max_model_len, spec.vocab_size, root, engine.cache.block_size
-    )
+    routing = {"root": root, "block_size": block_size, "token": token}
+    prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
+    decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
+    front = FrontendSettings(config.model, config.model_name, spec.max_model_len, spec.vocab_size, root, block_size)
+    return bind_ingress(config, front, prefill, decode)
 
-    def pool_options(pool: PoolSection, scoring: Scoring) -> dict[str, Any]:
-        router = {"root": root, "block_size": engine.cache.block_size, "token": token}
-        return {
-            "num_replicas": pool.replicas,
-            "max_ongoing_requests": pool.max_ongoing_requests,
-            "ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
-            "request_router_config": RequestRouterConfig(
-                request_router_class=RadixRequestRouter,
-                request_router_kwargs=router | {"overlap_weight": scoring.overlap_weight},
-                request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
-            ),
-        }
 
-    prefill = serve.deployment(
-        PrefillReplica, name="prefill", **pool_options(config.pools.prefill, PREFILL_SCORING)
-    ).bind(worker)
-    decode = serve.deployment(DecodeReplica, name="decode", **pool_options(config.pools.decode, DECODE_SCORING)).bind(
-        worker
+def bind_pool(
+    replica: type, name: str, pool: PoolSection, scoring: Scoring, routing: dict[str, Any], worker: WorkerSettings
+) -> serve.Application:
+    """A pool of workers, routed to by our router."""
+    router = RequestRouterConfig(
+        request_router_class=RadixRequestRouter,
+        request_router_kwargs=routing | {"overlap_weight": scoring.overlap_weight},
+        request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
     )
-    front = serve.deployment(
+    deployment = serve.deployment(
+        replica,
+        name=name,
+        num_replicas=pool.replicas,
+        max_ongoing_requests=pool.max_ongoing_requests,
+        ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+        request_router_config=router,
+    )
+    return deployment.bind(worker)
+
+
+def bind_ingress(
+    config: ClusterConfig, front: FrontendSettings, prefill: serve.Application, decode: serve.Application
+) -> serve.Application:
+    """The front doors, which hold a handle to each pool."""
+    deployment = serve.deployment(
         IngressReplica,
         name="ingress",
         num_replicas=config.ingress.replicas,
@@ -67,7 +76,7 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
         max_queued_requests=config.ingress.max_queued_requests,
         ray_actor_options={"num_cpus": 0},
     )
-    return front.bind(frontend, prefill, decode)
+    return deployment.bind(front, prefill, decode)
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

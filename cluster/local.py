@@ -49,7 +49,6 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
 def local_cluster(config: ClusterConfig) -> Iterator[None]:
     """A Ray cluster that serves `config` for as long as the context lasts."""
     say("starting Ray")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     app = build_app(config, events_host=LOOPBACK)
     pools = config.pools.prefill, config.pools.decode

@@ -41,12 +41,16 @@ def gather_context(layer_cache: torch.Tensor, block_table: torch.Tensor, context
 
 
 def attend_one(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
-    """Attend q [new, heads, head_dim], the last tokens of a context, to kv [2, context, kv_heads, head_dim]."""
-    k, v = kv.transpose(1, 2)
+    """Attend q [new, heads, head_dim], the last tokens of a context, to kv [2, context, kv_heads, head_dim].
+
+    Computed in float32, so that a different split of the same context (another chunk, another batch) changes the result
+    by rounding errors of float32 and not of bfloat16.
+    """
+    k, v = kv.float().transpose(1, 2)
     out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k[None], v[None], attn_mask=causal_mask(q, k.shape[1]), enable_gqa=True
+        q.float().transpose(0, 1)[None], k[None], v[None], attn_mask=causal_mask(q, k.shape[1]), enable_gqa=True
     )
-    return out[0].transpose(0, 1)
+    return out[0].transpose(0, 1).to(q.dtype)
 
 
 def causal_mask(q: torch.Tensor, context_len: int) -> torch.Tensor | None:

@@ -33,7 +33,9 @@ class Tokenizer:
         Text that spells a special token is encoded as the letters it is made of.
         """
         bos = self._tokenizer.bos_token_id
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        tokens: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
         return tokens if bos is None else [bos, *tokens]
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -45,7 +47,7 @@ class Tokenizer:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return tokens
 
     def decode(self, token_ids: Sequence[int]) -> str:
