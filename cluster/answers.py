@@ -93,6 +93,7 @@ def usage(num_prompt: int, num_completion: int, num_cached: int) -> Json:
     }
 
 
-def model_card(name: str, created: int) -> Json:
-    """An entry of /v1/models."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "raydix"}
+def model_card(name: str, created: int, max_model_len: int) -> Json:
+    """An entry of /v1/models; `max_model_len` is an addition that vLLM has too."""
+    card = {"id": name, "object": "model", "created": created, "owned_by": "raydix"}
+    return card | {"max_model_len": max_model_len}

@@ -14,7 +14,7 @@ from cluster.request_router import RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
 from router.scoring import DECODE_SCORING, PREFILL_SCORING, Scoring
-from workers.engine.build import kv_namespace
+from workers.engine.build import kv_namespace, max_sequence_len
 from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
 
@@ -40,7 +40,8 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
     routing = {"root": root, "block_size": block_size, "token": token}
     prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
     decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
-    front = FrontendSettings(config.model, config.model_name, spec.max_model_len, spec.vocab_size, root, block_size)
+    longest = max_sequence_len(spec, engine)
+    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, root, block_size)
     return bind_ingress(config, front, prefill, decode)
 
 

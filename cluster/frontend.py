@@ -31,6 +31,7 @@ class FrontendSettings:
     Attributes:
         model: directory or Hub id, for its tokenizer.
         model_name: what clients call it.
+        max_model_len: tokens that prompt and completion may have together.
         root_hash: what block hashes are chained from.
     """
 
@@ -53,12 +54,15 @@ class Frontend:
 
     def models(self) -> Json:
         """The one model."""
-        return {"object": "list", "data": [model_card(self._settings.model_name, self._created)]}
+        return {
+            "object": "list",
+            "data": [model_card(self._settings.model_name, self._created, self._settings.max_model_len)],
+        }
 
     def model(self, name: str) -> Json:
         """One model by name."""
         self._check_model(name)
-        return model_card(name, self._created)
+        return model_card(name, self._created, self._settings.max_model_len)
 
     async def completions(self, body: CompletionBody) -> Response:
         """Complete a prompt."""

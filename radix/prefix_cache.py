@@ -114,7 +114,7 @@ class PrefixCache:
         return freed
 
     def take_events(self) -> list[CacheEvent]:
-        """What changed since the last call, in order."""
+        """What changed since the last call, in order. Until it is called, changes pile up."""
         events, self._events = self._events, []
         return events
 

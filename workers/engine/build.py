@@ -60,7 +60,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
         root_hash=root,
         block_size=block_size,
         vocab_size=spec.vocab_size,
-        max_model_len=spec.max_model_len,
+        max_model_len=max_sequence_len(spec, config),
         eos_token_ids=spec.eos_token_ids,
     )
     return BuiltEngine(engine, kv_cache, spec, namespace)
@@ -77,6 +77,13 @@ def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
 def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
     """Bytes of K and V that one token takes over all layers."""
     return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
+
+
+def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
+    """Tokens one request may have in all: the model's context, or what the KV pool holds where that is less."""
+    dtype: torch.dtype = getattr(torch, config.weights.dtype)
+    pool_tokens = config.cache.num_blocks(kv_bytes_per_token(spec, dtype)) * config.cache.block_size
+    return min(spec.max_model_len, pool_tokens)
 
 
 def pick_device(device: str) -> torch.device:

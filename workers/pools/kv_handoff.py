@@ -3,6 +3,7 @@
 Nothing in it is trusted: another layout or a block whose checksum is wrong is computed again by the receiver.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 
@@ -52,15 +53,24 @@ def checksum_blocks(blocks: KVBytes) -> tuple[int, ...]:
 class HandoffBlocks:
     """The blocks of a hand-off as a receiver reads them (`workers.engine.sequence.BlockSource`)."""
 
-    def __init__(self, handoff: KVHandoff, layout_id: str, block_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        handoff: KVHandoff,
+        num_prompt_tokens: int,
+        layout_id: str,
+        block_shape: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> None:
         self._handoff = handoff
         self._shape = block_shape
         self._dtype = dtype
-        self._fits = handoff.layout_id == layout_id
+        same_prompt = handoff.num_tokens == num_prompt_tokens
+        same_size = handoff.blocks.shape[1:] == (math.prod(block_shape) * dtype.itemsize,)
+        self._fits = handoff.layout_id == layout_id and same_prompt and same_size
 
     @property
     def num_tokens(self) -> int:
-        """Prompt tokens whose KV can be taken over: none where the layouts differ."""
+        """Prompt tokens whose KV can be taken over: none where layout, size or prompt are not the receiver's."""
         return self._handoff.num_tokens if self._fits else 0
 
     def read_blocks(self, first_block: int) -> torch.Tensor:
