@@ -7,6 +7,7 @@ time given, so the schedule always completes; the model card (`models/tiny/READM
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import lzma
@@ -68,11 +69,8 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
     """All texts as one int64 token stream, each framed by BOS and EOS."""
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-    stream: list[int] = []
-    for encoding in tokenizer.encode_batch(texts):
-        stream += [bos, *encoding.ids, eos]
-    return torch.tensor(stream)
+    framed = tokenizer.encode_batch([BOS + text + EOS for text in texts])
+    return torch.tensor([token for encoding in framed for token in encoding.ids])
 
 
 def build_model() -> LlamaForCausalLM:
@@ -137,7 +135,7 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, hours: float, out: Path
         for optimizer, rate in zip(optimizers, base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * learning_rate_scale(progress[0])
         loss = compiled_loss(batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -163,9 +161,7 @@ def bits_per_byte(model: LlamaForCausalLM, stream: torch.Tensor, num_bytes: int)
 
 
 def save_weights(model: LlamaForCausalLM, out: Path) -> None:
-    model.config.dtype = torch.bfloat16
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(out, state_dict=state)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
 
 
 def save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:

@@ -1,0 +1,1 @@
+"""Tests, one file per module under test; `helpers` holds what several of them share."""
