@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 
 STORED, REMOVED = 0, 1
+HASH_LIMIT = 2**64
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class EventBatch:
     events: Sequence[CacheEvent]
 
     def to_bytes(self) -> bytes:
+        """As one message."""
         ops = [_to_op(event) for event in self.events]
         packed: bytes = msgpack.packb([self.epoch, self.sequence, self.is_snapshot, ops])
         return packed
@@ -52,9 +55,13 @@ class EventBatch:
         """Raises ValueError for bytes that are no event batch."""
         try:
             epoch, sequence, is_snapshot, ops = msgpack.unpackb(data)
-            return cls(str(epoch), int(sequence), bool(is_snapshot), [_from_op(*op) for op in ops])
+            events = [_from_op(*op) for op in ops]
         except (TypeError, ValueError, msgpack.UnpackException) as error:
             raise ValueError(f"not an event batch: {error}") from error
+        types = (type(epoch), type(sequence), type(is_snapshot))
+        if types != (str, int, bool) or sequence < 0:
+            raise ValueError(f"not an event batch: it begins with {types}")
+        return cls(epoch, sequence, is_snapshot, events)
 
 
 def _to_op(event: CacheEvent) -> list[object]:
@@ -63,9 +70,13 @@ def _to_op(event: CacheEvent) -> list[object]:
     return [REMOVED, list(event.hashes)]
 
 
-def _from_op(kind: int, *fields: object) -> CacheEvent:
-    if kind == STORED:
-        return BlocksStored(*fields)  # type: ignore[arg-type]
-    if kind == REMOVED:
-        return BlocksRemoved(*fields)  # type: ignore[arg-type]
-    raise ValueError(f"unknown operation {kind}")
+def _from_op(kind: Any, *fields: Any) -> CacheEvent:
+    *parent, hashes = fields
+    blocks = [*parent, *hashes]
+    if not hashes or type(hashes) is not list or not all(type(b) is int and 0 <= b < HASH_LIMIT for b in blocks):
+        raise ValueError("an operation names something that is no run of block hashes")
+    if kind == STORED and len(parent) == 1:
+        return BlocksStored(parent[0], hashes)
+    if kind == REMOVED and not parent:
+        return BlocksRemoved(hashes)
+    raise ValueError(f"unknown operation {kind!r} with {len(fields)} fields")

@@ -27,9 +27,9 @@ Lease = RadixNode[BlockRun]
 
 @dataclass(frozen=True)
 class PrefixMatch:
-    """What the cache holds of a prompt: the steps of the walk and the blocks they name, in order."""
+    """What the cache holds of a prompt: leading block hashes and the blocks that hold them."""
 
-    steps: Sequence[tuple[Lease, int]]
+    hashes: Sequence[int]
     block_ids: Sequence[int]
 
 
@@ -56,24 +56,21 @@ class PrefixCache:
 
     def match(self, hashes: Sequence[int], tokens: bytes) -> PrefixMatch:
         """The longest cached prefix of `hashes` whose blocks hold exactly `tokens` (int32 bytes). Changes nothing."""
-        steps: list[tuple[Lease, int]] = []
         block_ids: list[int] = []
         for step in self._tree.walk(hashes):
             run, count = step.node.value, step.matched
             begin = len(block_ids) * self._block_bytes
             same = self._same_blocks(run.tokens, tokens[begin:], count)
-            if same:
-                steps.append((step.node, same))
-                block_ids += run.block_ids[:same]
+            block_ids += run.block_ids[:same]
             if same < count:
                 break
-        return PrefixMatch(steps, block_ids)
+        return PrefixMatch(hashes[: len(block_ids)], block_ids)
 
     def acquire(self, match: PrefixMatch) -> Lease:
         """Pin a match made since the last eviction. The caller must `release` the lease once."""
         lease = self.root
-        for node, count in match.steps:
-            lease = self._pin(node, count)
+        for step in list(self._tree.walk(match.hashes)):
+            lease = self._pin(step.node, step.matched)
         return lease
 
     def extend(self, lease: Lease, hashes: list[int], block_ids: list[int], tokens: bytes) -> tuple[Lease, list[int]]:

@@ -77,18 +77,17 @@ class PrefixIndex:
                 raise AssertionError("a leaf is held by nobody")
 
     def _store(self, bit: int, parent: int, hashes: Sequence[int]) -> None:
-        node = self._node_ending_with(parent)
+        touched = [self._node_ending_with(parent, bit)]
         at = 0
-        for step in list(self._tree.walk(hashes, node)):
+        for step in list(self._tree.walk(hashes, touched[0])):
             node = self._split(step.node, step.matched)
             node.value |= bit
+            touched.append(node)
             at += step.matched
-        rest = list(hashes[at:])
-        if rest:
-            node = self._hang(node, rest, bit)
-        self._tidy(node)
-        if node.parent is not None:
-            self._tidy(node.parent)
+        if at < len(hashes):
+            touched.append(self._hang(touched[-1], list(hashes[at:]), bit))
+        for node in reversed(touched):
+            self._tidy(node)
 
     def _hang(self, node: RadixNode[Holders], hashes: list[int], bit: int) -> RadixNode[Holders]:
         """Add a run that is new to the index, in place where the run above has the same only holder."""
@@ -100,18 +99,19 @@ class PrefixIndex:
         return node
 
     def _remove(self, bit: int, hashes: Sequence[int]) -> None:
-        node = self._node_holding(hashes[0])
-        at = node.hashes.index(hashes[0])
-        above = self._split(node, at) if at else node.parent
-        cut = []
-        for step in list(self._tree.walk(hashes, above)):
+        first = self._node_held_by(bit, hashes[0])
+        at = first.hashes.index(hashes[0])
+        above = self._split(first, at) if at else first.parent
+        steps = list(self._tree.walk(hashes, above))
+        if sum(step.matched for step in steps) < len(hashes) or not all(step.node.value & bit for step in steps):
+            raise UnknownBlockError("a run is removed that was not stored as it is")
+        touched = [] if above is None else [above]
+        for step in steps:
             node = self._split(step.node, step.matched)
             node.value &= ~bit
-            cut.append(node)
-        for node in reversed(cut):
+            touched.append(node)
+        for node in reversed(touched):
             self._tidy(node)
-        if above is not None:
-            self._tidy(above)
 
     def _tidy(self, node: RadixNode[Holders]) -> None:
         """Remove a run that nobody holds, upwards; merge one with its only child where the same workers hold both."""
@@ -136,16 +136,16 @@ class PrefixIndex:
         self._node_of.update(dict.fromkeys(upper.hashes, upper))
         return upper
 
-    def _node_holding(self, block: int) -> RadixNode[Holders]:
+    def _node_held_by(self, bit: int, block: int) -> RadixNode[Holders]:
         node = self._node_of.get(block)
-        if node is None:
-            raise UnknownBlockError(f"block {block:#018x}")
+        if node is None or not node.value & bit:
+            raise UnknownBlockError(f"the worker is not known to hold block {block:#018x}")
         return node
 
-    def _node_ending_with(self, block: int) -> RadixNode[Holders]:
+    def _node_ending_with(self, block: int, bit: int) -> RadixNode[Holders]:
         if block == self._root_hash:
             return self._tree.root
-        node = self._node_holding(block)
+        node = self._node_held_by(bit, block)
         return self._split(node, node.hashes.index(block) + 1)
 
     def _bit(self, worker: str) -> int:

@@ -33,8 +33,8 @@ class WorkerTable:
         reservation = self._reservations.pop(request_id, None)
         if reservation is None:
             return
-        left = self._outstanding[reservation.worker] - reservation.num_tokens
+        left = self.outstanding_tokens(reservation.worker) - reservation.num_tokens
         if left:
             self._outstanding[reservation.worker] = left
         else:
-            del self._outstanding[reservation.worker]
+            self._outstanding.pop(reservation.worker, None)

@@ -16,7 +16,7 @@ from workers.weights.model_dir import TINY_MODEL
 
 pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).resolve().parents[1]
-START_TIMEOUT_S = 180
+START_TIMEOUT_S = 400
 # Few places in the decode worker, so that requests which are not aborted hold up every other.
 CONFIG = """
 pools: {{prefill: {{replicas: 2}}, decode: {{replicas: 1}}}}

@@ -19,7 +19,7 @@ class Tokenizer:
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
             raise ModelError(f"{model_dir} has no usable tokenizer: {error}") from error
 
     @property
@@ -30,8 +30,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The tokens of a plain prompt, after the model's begin-of-text token where it has one.
 
-        Text that spells a special token is encoded as the letters it is made of.
+        Text that spells a special token is encoded as the letters it is made of. Raises RequestError for text that is
+        not Unicode.
         """
+        check_text(text)
         bos = self._tokenizer.bos_token_id
         tokens: list[int] = self._tokenizer.encode(
             text, add_special_tokens=False, split_special_tokens=True, verbose=False
@@ -47,6 +49,7 @@ class Tokenizer:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
+        check_text(text)
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return tokens
 
@@ -56,6 +59,16 @@ class Tokenizer:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def check_text(text: str) -> None:
+    """Raise RequestError for a lone surrogate: JSON can spell one, but it is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text holds a lone surrogate at character {error.start}, which is no character"
+        ) from error
 
 
 class Detokenizer:

@@ -62,8 +62,9 @@ class KVManager:
         sequence.block_table = [*match.block_ids, *fresh]
         sequence.num_committed_blocks = len(match.block_ids)
         sequence.num_computed_tokens = len(match.block_ids) * self._block_size
-        if sequence.num_output_tokens == 0:
+        if not sequence.was_admitted:  # after a preemption it finds blocks that it computed itself
             sequence.num_cached_tokens = sequence.num_computed_tokens
+            sequence.was_admitted = True
         self._import(sequence)
         return True
 

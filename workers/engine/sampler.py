@@ -29,10 +29,11 @@ def draw(logits: torch.Tensor, params: SamplingParams, threshold: float) -> int:
 
     top_k cuts before top_p, both on the tempered distribution, as in Transformers and vLLM.
     """
-    ordered, token_ids = (logits / params.temperature).sort(descending=True, stable=True)
+    ordered, token_ids = logits.double().sort(descending=True, stable=True)
     if params.top_k:
         ordered = ordered[: params.top_k]
-    cumulative = ordered.double().softmax(dim=-1).cumsum(dim=-1)
+    # Shifted before it is divided: however small the temperature, the best token's logit stays 0.
+    cumulative = ((ordered - ordered[0]) / params.temperature).softmax(dim=-1).cumsum(dim=-1)
     kept = int((cumulative < params.top_p).sum()) + 1  # the token that crosses top_p is kept
     cumulative = cumulative[:kept]
     choice = int((cumulative <= threshold * cumulative[-1]).sum())

@@ -38,6 +38,7 @@ class Sequence:
         num_computed_tokens: leading tokens whose KV is in the blocks.
         num_cached_tokens: of the prompt, how many were found in a cache rather than computed for this request.
         imported: KV to take over at admission in place of a prefill.
+        was_admitted: has had blocks before, and lost them if it has none.
         held: keep its blocks after it has finished, until the engine is told to release them.
     """
 
@@ -52,6 +53,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.imported: BlockSource | None = None
+        self.was_admitted = False
         self.held = False
         self._root = root
         self._block_size = block_size

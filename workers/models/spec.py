@@ -46,25 +46,35 @@ def read_model_spec(model_dir: Path) -> ModelSpec:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}. Is this a Hugging Face model directory?") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} must hold an object, not a {type(config).__name__}")
     check_supported(path, config)
     try:
         return spec_from_config(config)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path}: {error} is missing or of the wrong type") from error
+    except KeyError as error:
+        raise ModelError(f"{path}: {error} is missing") from error
+    except TypeError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
-    heads = config["num_attention_heads"]
+    def integer(key: str) -> int:
+        value: int = config[key]
+        if type(value) is not int or value < 1:
+            raise TypeError(f"{key} is {value!r}; it must be a positive integer")
+        return value
+
+    heads = integer("num_attention_heads")
     rope = config.get("rope_parameters") or {}
     eos = config.get("eos_token_id")
     return ModelSpec(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
+        vocab_size=integer("vocab_size"),
+        hidden_size=integer("hidden_size"),
+        intermediate_size=integer("intermediate_size"),
+        num_layers=integer("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        head_dim=config.get("head_dim") or integer("hidden_size") // heads,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         max_model_len=config.get("max_position_embeddings", 2048),
@@ -76,10 +86,11 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
 def check_supported(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse what would otherwise run and give wrong tokens."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
     problems = {
         f"architectures is {config.get('architectures')}": config.get("architectures") != ["LlamaForCausalLM"],
         "the checkpoint is quantised already": config.get("quantization_config") is not None,
-        f"rope type is {rope.get('rope_type')}": rope.get("rope_type", "default") != "default",
+        f"rope type is {rope_type}": rope_type != "default",
         f"hidden_act is {config.get('hidden_act')}": config.get("hidden_act", "silu") != "silu",
         "attention_bias is set": bool(config.get("attention_bias")),
         "mlp_bias is set": bool(config.get("mlp_bias")),

@@ -80,5 +80,7 @@ class HandoffBlocks:
         good = 0
         while good < min(len(raw), len(wanted)) and zlib.crc32(raw[good]) == wanted[good]:
             good += 1
-        bytes_ = torch.from_numpy(raw[:good].copy())  # what Ray hands over is read-only, and torch has no such tensor
-        return bytes_.view(self._dtype).view(good, *self._shape)
+        blocks = torch.empty(good, *self._shape, dtype=self._dtype)
+        if good:  # a tensor without elements cannot be viewed as bytes
+            pack_blocks(blocks)[:] = raw[:good]
+        return blocks

@@ -25,7 +25,7 @@ class Checkpoint:
         return set(self._file_of)
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """One tensor. Raises ModelError where it is missing, of another shape, not a float, or its file damaged."""
+        """One tensor. Raises ModelError where it is missing, misshapen, not a float, or damaged."""
         if name not in self._file_of:
             raise ModelError(f"the checkpoint lacks {name}")
         path = self._file_of[name]
@@ -36,6 +36,8 @@ class Checkpoint:
             raise ModelError(f"{path}: {name} cannot be read: {error}") from error
         if tuple(tensor.shape) != shape or not tensor.is_floating_point():
             raise ModelError(f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected a float {shape}")
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: {name} holds NaN or infinity; the checkpoint is damaged")
         return tensor
 
 

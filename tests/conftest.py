@@ -1,0 +1,44 @@
+"""Fixtures that several test files share: random little checkpoints in Hugging Face's own format."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import edit_json, save_random_llama
+
+
+@pytest.fixture(scope="session")
+def untied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with an output head of its own and no end-of-sequence token. Do not write to it."""
+    return save_random_llama(tmp_path_factory.mktemp("untied"), num_layers=2, tied=False)
+
+
+@pytest.fixture(scope="session")
+def tied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of three layers whose embedding is its output head. Do not write to it."""
+    return save_random_llama(tmp_path_factory.mktemp("tied"), num_layers=3, tied=True)
+
+
+@pytest.fixture
+def model_copy(untied_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the untied checkpoint to damage."""
+    return Path(shutil.copytree(untied_dir, tmp_path / "model"))
+
+
+@pytest.fixture
+def eos_dir(model_copy: Path) -> Path:
+    """The untied checkpoint with half of its tokens ending a sequence, so that many end early."""
+    edit_json(model_copy / "config.json", eos_token_id=list(range(0, 256, 2)))
+    return model_copy
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: the matrices are tiny, and on a busy machine a second one is mostly waited for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

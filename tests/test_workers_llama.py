@@ -1,0 +1,122 @@
+"""The decoder over paged KV computes what Transformers' own Llama computes."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from tests.helpers import VOCAB_SIZE, drain, generate, request_of, small_engine
+from workers.engine.build import BuiltEngine
+from workers.engine.model_runner import ModelRunner
+from workers.engine.scheduler import ScheduledBatch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NUM_TOKENS = 100
+PROMPTS = {
+    "long": [(i * i * 31 + 5) % VOCAB_SIZE for i in range(37)],
+    "short": [3, 1, 4],
+    "one": [200],
+    "blocks": [(i * 29 + 1) % VOCAB_SIZE for i in range(32)],
+}
+Reference = dict[str, tuple[list[int], torch.Tensor]]
+
+
+class LogitsRecorder:
+    """A runner that keeps every row of logits it samples from, and samples greedily."""
+
+    def __init__(self, built: BuiltEngine) -> None:
+        assert isinstance(built.engine._runner, ModelRunner)
+        self._runner = built.engine._runner
+        built.engine._runner = self
+        self.rows: dict[str, list[torch.Tensor]] = {}
+
+    def run(self, batch: ScheduledBatch) -> list[int]:
+        logits = self._runner.compute_logits(batch)
+        names = [item.sequence.request.request_id for item in batch.items if item.samples]
+        for name, row in zip(names, logits, strict=True):
+            self.rows.setdefault(name, []).append(row)
+        return [int(token) for token in logits.argmax(dim=-1)]
+
+
+def reference(model_dir: Path) -> Reference:
+    """Greedy tokens and the logits they were chosen from, [NUM_TOKENS, vocab], one prompt at a time."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    results: Reference = {}
+    for name, prompt in PROMPTS.items():
+        inputs = torch.tensor([prompt])
+        out = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=NUM_TOKENS,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        results[name] = out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits)
+    return results
+
+
+@pytest.fixture(scope="module")
+def references(one_thread: None, untied_dir: Path, tied_dir: Path) -> dict[str, Reference]:
+    return {"untied": reference(untied_dir), "tied": reference(tied_dir)}
+
+
+@pytest.fixture(params=["untied", "tied"])
+def head(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model_dir(head: str, untied_dir: Path, tied_dir: Path) -> Path:
+    return {"untied": untied_dir, "tied": tied_dir}[head]
+
+
+@pytest.mark.parametrize("block_size", [4, 16])
+@pytest.mark.parametrize("budget", [7, 2048])
+def test_greedy_tokens_are_those_of_transformers(
+    head: str, model_dir: Path, references: dict[str, Reference], block_size: int, budget: int
+) -> None:
+    engine = small_engine(model_dir, num_blocks=200, block_size=block_size, max_num_batched_tokens=budget).engine
+    wanted = {name: tokens for name, (tokens, _) in references[head].items()}
+    for _ in ("computed", "cached"):
+        assert generate(engine, [request_of(name, prompt, NUM_TOKENS) for name, prompt in PROMPTS.items()]) == wanted
+
+
+@pytest.mark.parametrize("budget", [7, 2048])
+def test_logits_are_those_of_transformers(
+    head: str, model_dir: Path, references: dict[str, Reference], budget: int
+) -> None:
+    """The largest difference seen is 4e-6 of the largest logit; the bound leaves room for other CPUs."""
+    built = small_engine(model_dir, num_blocks=200, max_num_batched_tokens=budget)
+    recorder = LogitsRecorder(built)
+    for name, prompt in PROMPTS.items():
+        built.engine.add_request(request_of(name, prompt, NUM_TOKENS))
+    drain(built.engine.step, built.engine)
+    for name, (_, wanted) in references[head].items():
+        difference = (torch.stack(recorder.rows[name]) - wanted).abs().max()
+        assert float(difference / wanted.abs().max()) < 2e-5, name
+
+
+def test_preemption_and_eviction_change_no_token(untied_dir: Path, references: dict[str, Reference]) -> None:
+    """A pool in which only one of the four prompts and its completion fits."""
+    engine = small_engine(untied_dir, num_blocks=35, max_num_batched_tokens=16).engine
+    wanted = {name: tokens for name, (tokens, _) in references["untied"].items()}
+    assert generate(engine, [request_of(name, prompt, NUM_TOKENS) for name, prompt in PROMPTS.items()]) == wanted
+
+
+@pytest.mark.parametrize("quantization", ["int4", "none"])
+def test_bfloat16_stays_close_to_transformers(
+    untied_dir: Path, references: dict[str, Reference], quantization: Literal["int4", "none"]
+) -> None:
+    """Not the same tokens, but the same function: first-token logits correlate with those of float32."""
+    built = small_engine(untied_dir, dtype="bfloat16", quantization=quantization)
+    recorder = LogitsRecorder(built)
+    for name, prompt in PROMPTS.items():
+        built.engine.add_request(request_of(name, prompt, 1))
+    drain(built.engine.step, built.engine)
+    for name, (_, wanted) in references["untied"].items():
+        correlation = torch.corrcoef(torch.stack([recorder.rows[name][0], wanted[0]]))[0, 1]
+        assert float(correlation) > (0.7 if quantization == "int4" else 0.99), name
