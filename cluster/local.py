@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError
 
 APP_NAME = "raydix"
+LOGGING = {"log_level": "WARNING"}  # the terminal is for progress and trouble; Ray keeps full logs in its directory
 LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
 STARTED_S = time.monotonic()
@@ -62,7 +64,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
         )
         say("starting Serve")
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
         say(f"loading {config.model}")
         with progress():
             deploy(app)
@@ -74,7 +76,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
 def deploy(app: serve.Application) -> None:
     """Run the application. Raises DeployError where a replica cannot start."""
     try:
-        serve.run(app, name=APP_NAME, route_prefix="/")
+        serve.run(app, name=APP_NAME, route_prefix="/", logging_config=LOGGING)
     except RuntimeError as error:
         raise DeployError(f"the cluster did not come up: {error}") from error
 
@@ -126,11 +128,13 @@ def check_port_free(host: str, port: int) -> None:
 def ready_message(config: ClusterConfig) -> str:
     """What to type next."""
     base = f"http://{config.http.host}:{config.http.port}"
+    prompt = "def read_file(path):\n    with open("
+    body = json.dumps({"model": config.model_name, "prompt": prompt, "max_tokens": 24, "temperature": 0})
     return f"""
 raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
 
   curl {base}/v1/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{config.model_name}", "prompt": "def main():\\n", "max_tokens": 48, "temperature": 0}}'
+    -d '{body}'
 """
 
 
