@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import grpc
 
 from radix.events import EventBatch
-from radix.prefix_index import PrefixIndex, UnknownBlockError
+from radix.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class EventFollower:
             while True:
                 try:
                     await self._subscribe_once(worker, endpoint)
-                except (grpc.aio.AioRpcError, UnknownBlockError, ValueError) as error:
+                except Exception as error:  # whatever a worker sent: forget it and ask for a snapshot
                     logger.info("cache events of %s stopped, subscribing again: %s", worker, error)
                 self._index.drop(worker)
                 await asyncio.sleep(RETRY_S)

@@ -66,7 +66,7 @@ def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
     groups = weight.float().reshape(num_outputs, -1, group_size)
     low = groups.amin(-1).clamp(max=0)
     high = groups.amax(-1).clamp(min=0)
-    scales = (high / NIBBLE_MAX - low / NIBBLE_MAX).clamp(min=torch.finfo(torch.float16).tiny)
+    scales = (high / NIBBLE_MAX - low / NIBBLE_MAX).clamp(min=torch.finfo(torch.float32).tiny)
     zeros = torch.round(-low / scales)
     values = (torch.round(groups / scales[..., None]) + zeros[..., None]).clamp(0, NIBBLE_MAX)
     nibbles = pack_nibbles(values.to(torch.uint8).reshape(num_outputs, num_inputs))

@@ -9,7 +9,7 @@ import torch
 
 def write_kv(layer_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_mapping: torch.Tensor) -> None:
     """Store k and v [tokens, kv_heads, head_dim] at `slot_mapping` (int64 [tokens]) of one layer's cache, in place."""
-    slots = layer_cache.flatten(1, 2)
+    slots = layer_cache.view(2, -1, *layer_cache.shape[3:])  # a view or an error: a copy would lose the write
     slots[0].index_copy_(0, slot_mapping, k)
     slots[1].index_copy_(0, slot_mapping, v)
 

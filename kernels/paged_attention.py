@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from kernels.strict_attention import attend_strict
+
 
 def paged_attention(
     q: torch.Tensor,
@@ -15,6 +17,8 @@ def paged_attention(
     block_tables: Sequence[torch.Tensor],
     query_lens: Sequence[int],
     context_lens: Sequence[int],
+    *,
+    strict: bool = False,
 ) -> torch.Tensor:
     """Attend each sequence's newest tokens to all of its context, itself included.
 
@@ -24,12 +28,14 @@ def paged_attention(
         block_tables: per sequence, int64 [blocks], the blocks that hold its context in order.
         query_lens: per sequence, how many of the tokens are its own; they sum to `tokens`.
         context_lens: per sequence, tokens in its context, the new ones included.
+        strict: make a token's bits independent of its chunk and batch (`kernels.strict_attention`).
 
     Returns:
         [tokens, heads, head_dim] in the dtype of q. Position p sees positions 0 to p of its own sequence only.
     """
+    attend = attend_strict if strict else attend_one
     outputs = [
-        attend_one(part, gather_context(layer_cache, table, context_len))
+        attend(part, gather_context(layer_cache, table, context_len))
         for part, table, context_len in zip(torch.split(q, list(query_lens)), block_tables, context_lens, strict=True)
     ]
     return torch.cat(outputs)

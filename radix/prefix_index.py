@@ -91,6 +91,8 @@ class PrefixIndex:
 
     def _hang(self, node: RadixNode[Holders], hashes: list[int], bit: int) -> RadixNode[Holders]:
         """Add a run that is new to the index, in place where the run above has the same only holder."""
+        if len(set(hashes)) < len(hashes) or not self._node_of.keys().isdisjoint(hashes):
+            raise UnknownBlockError("a block is stored behind two different parents")
         if node.parent is not None and node.value == bit and not node.children:
             node.hashes += hashes
         else:
@@ -100,13 +102,9 @@ class PrefixIndex:
 
     def _remove(self, bit: int, hashes: Sequence[int]) -> None:
         first = self._node_held_by(bit, hashes[0])
-        at = first.hashes.index(hashes[0])
-        above = self._split(first, at) if at else first.parent
-        steps = list(self._tree.walk(hashes, above))
-        if sum(step.matched for step in steps) < len(hashes) or not all(step.node.value & bit for step in steps):
-            raise UnknownBlockError("a run is removed that was not stored as it is")
-        touched = [] if above is None else [above]
-        for step in steps:
+        above = self._split_before(first, first.hashes.index(hashes[0]))
+        touched = [above]
+        for step in list(self._tree.walk(hashes, above)):
             node = self._split(step.node, step.matched)
             node.value &= ~bit
             touched.append(node)
@@ -135,6 +133,12 @@ class PrefixIndex:
         upper = self._tree.split(node, at)
         self._node_of.update(dict.fromkeys(upper.hashes, upper))
         return upper
+
+    def _split_before(self, node: RadixNode[Holders], at: int) -> RadixNode[Holders]:
+        """The node that ends just before the hash at `at` of `node`."""
+        if at:
+            return self._split(node, at)
+        return node.parent or self._tree.root
 
     def _node_held_by(self, bit: int, block: int) -> RadixNode[Holders]:
         node = self._node_of.get(block)

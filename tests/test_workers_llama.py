@@ -10,6 +10,7 @@ from tests.helpers import VOCAB_SIZE, drain, generate, request_of, small_engine
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
 from workers.engine.scheduler import ScheduledBatch
+from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_TOKENS = 100
@@ -120,3 +121,23 @@ def test_bfloat16_stays_close_to_transformers(
     for name, (_, wanted) in references["untied"].items():
         correlation = torch.corrcoef(torch.stack([recorder.rows[name][0], wanted[0]]))[0, 1]
         assert float(correlation) > (0.7 if quantization == "int4" else 0.99), name
+
+
+@pytest.mark.parametrize("budget", [7, 2048])
+def test_strict_logits_are_the_same_bits_alone_and_batched(untied_dir: Path, budget: int) -> None:
+    """The mode that is served by default; a draw may turn on the last bit, so close is not enough."""
+    batch = [request_of(name, prompt, 20) for name, prompt in PROMPTS.items()]
+    together, alone = strict_logits(untied_dir, [batch], budget), strict_logits(untied_dir, [[r] for r in batch], 2048)
+    for name in PROMPTS:
+        assert torch.equal(together[name], alone[name]), name
+
+
+def strict_logits(model_dir: Path, batches: list[list[GenerationRequest]], budget: int) -> dict[str, torch.Tensor]:
+    """The logits of all requests, [tokens, vocab] each; every batch on an engine of its own."""
+    rows: dict[str, torch.Tensor] = {}
+    for batch in batches:
+        built = small_engine(model_dir, max_num_batched_tokens=budget, quantization="int4", dtype="bfloat16")
+        recorder = LogitsRecorder(built)
+        generate(built.engine, batch)
+        rows |= {name: torch.stack(logits) for name, logits in recorder.rows.items()}
+    return rows

@@ -54,7 +54,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     namespace = namespace or kv_namespace(model_dir, config.weights, block_size)
     root = root_hash(namespace, secret)
     engine = Engine(
-        ModelRunner(LlamaModel(spec, weights), kv_cache, block_size),
+        ModelRunner(LlamaModel(spec, weights, strict=config.weights.numerics == "strict"), kv_cache, block_size),
         KVManager(BlockPool(num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
         config.scheduler,
         root_hash=root,

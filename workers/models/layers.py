@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.int4_linear import Int4Weight, int4_linear
+from kernels.strict_attention import TILE
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,22 @@ class Linear:
         """Multiply [rows, K]: returns [rows, N] in `dtype`."""
         x = x.to(self.dtype)
         return int4_linear(x, self.weight) if isinstance(self.weight, Int4Weight) else F.linear(x, self.weight)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits in float32: rounded to bfloat16, neighbouring logits tie and the order of summation decides the token.
+
+    With `strict`, rows are padded to whole tiles: the BLAS sums a single row in another order than many.
+    """
+
+    weight: torch.Tensor
+    strict: bool
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply float32 [rows, hidden]: returns float32 [rows, vocab]."""
+        padding = -len(x) % TILE if self.strict else 0
+        return F.linear(F.pad(x, (0, 0, 0, padding)), self.weight)[: len(x)]
 
 
 @dataclass(frozen=True)

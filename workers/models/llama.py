@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from kernels.kv_store import write_kv
 from kernels.paged_attention import paged_attention
 from workers.engine.attention_metadata import AttentionMetadata
-from workers.models.layers import Linear, RMSNorm, RotaryEmbedding
+from workers.models.layers import Head, Linear, RMSNorm, RotaryEmbedding
 from workers.models.spec import ModelSpec
 
 
@@ -26,19 +26,21 @@ class LlamaLayerWeights:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """All weights. `embed_tokens` is [vocab, hidden]; `lm_head` computes logits in float32."""
+    """All weights. `embed_tokens` is [vocab, hidden]."""
 
     embed_tokens: torch.Tensor
     layers: tuple[LlamaLayerWeights, ...]
     norm: RMSNorm
-    lm_head: Linear
+    lm_head: Head
 
 
 class LlamaModel:
     """tokens -> hidden states -> logits, reading and writing KV blocks on the way."""
 
-    def __init__(self, spec: ModelSpec, weights: LlamaWeights) -> None:
+    def __init__(self, spec: ModelSpec, weights: LlamaWeights, *, strict: bool) -> None:
+        """With `strict`, a token's bits do not depend on what is computed in the same step."""
         self.spec = spec
+        self._strict = strict
         self.weights = weights
         self._rotary = RotaryEmbedding(spec.head_dim, spec.max_model_len, spec.rope_theta, weights.embed_tokens.device)
 
@@ -67,7 +69,14 @@ class LlamaModel:
         q, k, v = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
         q, k = self._rotary(q, metadata.positions), self._rotary(k, metadata.positions)
         write_kv(layer_cache, k, v, metadata.slot_mapping)
-        out = paged_attention(q, layer_cache, metadata.block_tables, metadata.query_lens, metadata.context_lens)
+        out = paged_attention(
+            q,
+            layer_cache,
+            metadata.block_tables,
+            metadata.query_lens,
+            metadata.context_lens,
+            strict=self._strict,
+        )
         return layer.o_proj(out.flatten(1))
 
     def _mlp(self, layer: LlamaLayerWeights, x: torch.Tensor) -> torch.Tensor:

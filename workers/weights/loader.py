@@ -5,7 +5,7 @@ import torch
 from kernels.int4 import quantize
 from kernels.int4_linear import prepare
 from workers.config import WeightConfig
-from workers.models.layers import Linear, RMSNorm
+from workers.models.layers import Head, Linear, RMSNorm
 from workers.models.llama import LlamaLayerWeights, LlamaWeights
 from workers.models.spec import ModelError, ModelSpec
 from workers.weights.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ class LlamaLoader:
         self._config = config
         self._device = device
         self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._strict = config.numerics == "strict"
         self._read: set[str] = set()
 
     def load(self) -> LlamaWeights:
@@ -34,8 +35,7 @@ class LlamaLoader:
             embed_tokens=embed.to(self._dtype),
             layers=tuple(self._layer(f"model.layers.{index}") for index in range(spec.num_layers)),
             norm=self._norm("model.norm"),
-            # float32: rounded to bfloat16, neighbouring logits tie and the order of summation decides the token.
-            lm_head=Linear(head.float(), torch.float32),
+            lm_head=Head(head.float(), self._strict),
         )
         unexpected = self._checkpoint.names - self._read - {"lm_head.weight"}
         if unexpected:
@@ -65,7 +65,7 @@ class LlamaLoader:
             packed = quantize(matrix, self._config.group_size)
         except ValueError as error:
             raise ModelError(f"{module}: {error}") from error
-        return Linear(prepare(packed, self._dtype, strict=self._config.numerics == "strict"), self._dtype)
+        return Linear(prepare(packed, self._dtype, strict=self._strict), self._dtype)
 
     def _norm(self, module: str) -> RMSNorm:
         return RMSNorm(self._tensor(f"{module}.weight", self._spec.hidden_size).float(), self._spec.rms_norm_eps)
