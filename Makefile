@@ -32,6 +32,8 @@ lint: install
 bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.quality
 	$(BIN)/python -m bench.int4_linear
+	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token
 
 clean:

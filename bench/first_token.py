@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--url", help="a running server; without it one is started")
     options = parser.parse_args()
-    with serving(options.url) as url:
+    with contextlib.redirect_stdout(sys.stderr), serving(options.url) as url:  # progress must not mix with the JSON
         client = openai.OpenAI(base_url=url, api_key="none")
         first_token_s(client, "warm up\n")
         table = [measure(client, characters) for characters in CHARACTERS]
