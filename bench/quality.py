@@ -44,12 +44,18 @@ def xz_bits_per_byte() -> float:
     return 8 * len(lzma.compress(text, preset=9)) / len(text)
 
 
+def load_model(model_dir: Path, config: WeightConfig) -> LlamaModel:
+    """The decoder alone, on the CPU."""
+    spec = read_model_spec(model_dir)
+    weights = LlamaLoader(Checkpoint(model_dir), spec, config, torch.device("cpu")).load()
+    return LlamaModel(spec, weights, strict=False)
+
+
 @torch.inference_mode()
 def bits_per_byte(model_dir: Path, text: str, config: WeightConfig) -> float:
     """Coding cost of a text. Every token sees at least half a context of tokens before it, but for the first ones."""
-    spec = read_model_spec(model_dir)
-    device = torch.device("cpu")
-    model = LlamaModel(spec, LlamaLoader(Checkpoint(model_dir), spec, config, device).load(), strict=False)
+    model = load_model(model_dir, config)
+    spec = model.spec
     tokens = torch.tensor(Tokenizer(model_dir).encode(text))
     stride = spec.max_model_len // 2
     nats = 0.0
@@ -63,10 +69,14 @@ def bits_per_byte(model_dir: Path, text: str, config: WeightConfig) -> float:
 
 def window_losses(model: LlamaModel, window: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Nats of each token but the first, given those before it in the window."""
-    spec, rows = model.spec, torch.arange(len(window) - 1)
+    return F.cross_entropy(all_logits(model, window[:-1], dtype), window[1:], reduction="none")
+
+
+def all_logits(model: LlamaModel, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float32 [tokens, vocab]: what follows each token, given those before it."""
+    rows = torch.arange(len(tokens))
     metadata = AttentionMetadata(rows, rows, (torch.zeros(1, dtype=torch.int64),), (len(rows),), (len(rows),), rows)
-    logits = model.forward(window[:-1], metadata, one_block_cache(spec, len(rows), dtype))
-    return F.cross_entropy(logits, window[1:], reduction="none")
+    return model.forward(tokens, metadata, one_block_cache(model.spec, len(rows), dtype))
 
 
 def one_block_cache(spec: ModelSpec, num_tokens: int, dtype: torch.dtype) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from cluster.worker_host import WorkerHost, WorkerSettings, load_engine
 from workers.engine.engine import EngineStats
@@ -11,20 +12,11 @@ from workers.pools.prefill_worker import PrefillWorker
 from workers.request import GenerationRequest, RequestOutput
 
 
-class PrefillReplica:
-    """One prefill worker."""
+class PoolReplica:
+    """What Serve asks of a replica of either pool."""
 
-    async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
-        self._worker = PrefillWorker(load_engine(settings))
-        self._host = WorkerHost(self._worker, settings)
-        await self._host.start()
-
-    async def prefill(self, request: GenerationRequest) -> KVHandoff:
-        """Compute a prompt. Unary, so that its unawaited response can be passed to the decode pool by reference."""
-        async with aclosing(
-            self._host.outputs(request.request_id, lambda: self._worker.add_request(request))
-        ) as outputs:
-            return await anext(outputs)
+    _worker: PrefillWorker | DecodeWorker
+    _host: WorkerHost[Any]
 
     async def stats(self) -> EngineStats:
         """How busy and how full this worker is."""
@@ -39,8 +31,28 @@ class PrefillReplica:
         self._host.worker.check_health()
 
 
-class DecodeReplica:
+class PrefillReplica(PoolReplica):
+    """One prefill worker."""
+
+    _worker: PrefillWorker
+
+    async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
+        self._worker = PrefillWorker(load_engine(settings))
+        self._host = WorkerHost(self._worker, settings)
+        await self._host.start()
+
+    async def prefill(self, request: GenerationRequest) -> KVHandoff:
+        """Compute a prompt. Unary, so that its unawaited response can be passed to the decode pool by reference."""
+        async with aclosing(
+            self._host.outputs(request.request_id, lambda: self._worker.add_request(request))
+        ) as outputs:
+            return await anext(outputs)
+
+
+class DecodeReplica(PoolReplica):
     """One decode worker."""
+
+    _worker: DecodeWorker
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
         self._worker = DecodeWorker(load_engine(settings))
@@ -55,15 +67,3 @@ class DecodeReplica:
                 yield output
                 if output.finish_reason is not None:
                     return
-
-    async def stats(self) -> EngineStats:
-        """How busy and how full this worker is."""
-        return await self._host.worker.call(self._worker.stats)
-
-    def record_routing_stats(self) -> dict[str, str]:
-        """Called by Serve now and then, for this pool's routers."""
-        return self._host.routing_stats()
-
-    def check_health(self) -> None:
-        """Called by Serve; a replica that raises is replaced."""
-        self._host.worker.check_health()

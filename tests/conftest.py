@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.helpers import edit_json, save_random_llama
+
+# The same examples every time, and no time limit for one: a busy machine is not a bug.
+settings.register_profile("raydix", derandomize=True, deadline=None)
+settings.load_profile("raydix")
 
 
 @pytest.fixture(scope="session")

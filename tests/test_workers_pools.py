@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import generate, request_of, small_engine
 from tests.pair import PROMPTS, Mangle, Pair, requests
-from workers.pools.kv_handoff import KVHandoff
+from workers.pools.kv_handoff import KVHandoff, checksum_blocks
 from workers.request import FinishReason
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,6 +34,23 @@ def read_only(handoff: KVHandoff) -> KVHandoff:
     return replace(handoff, blocks=blocks)
 
 
+def of_another_prompt(handoff: KVHandoff) -> KVHandoff:
+    """Whole and of the right size, but the KV of other tokens."""
+    blocks = np.zeros_like(handoff.blocks)
+    return replace(handoff, prompt_digest=b"?" * 16, blocks=blocks, checksums=checksum_blocks(blocks))
+
+
+def of_another_model(handoff: KVHandoff) -> KVHandoff:
+    """Whole and of the right size, but another model's KV."""
+    blocks = np.ascontiguousarray(handoff.blocks[:, ::-1])
+    return replace(handoff, layout_id="another model", blocks=blocks, checksums=checksum_blocks(blocks))
+
+
+def other_size(handoff: KVHandoff) -> KVHandoff:
+    blocks = np.ones((len(handoff.blocks), 12), np.uint8)
+    return replace(handoff, blocks=blocks, checksums=checksum_blocks(blocks))
+
+
 MANGLES: Mapping[str, Mangle] = {
     "read-only": read_only,
     "first block corrupt": lambda handoff: flip_byte(handoff, 0),
@@ -43,7 +60,9 @@ MANGLES: Mapping[str, Mangle] = {
     "checksums short": lambda handoff: replace(handoff, checksums=handoff.checksums[:1]),
     "blocks short": lambda handoff: replace(handoff, blocks=handoff.blocks[:1]),
     "blocks gone": lambda handoff: replace(handoff, blocks=np.zeros((0, 0), np.uint8)),
-    "other layout": lambda handoff: replace(handoff, layout_id="another model"),
+    "other prompt": of_another_prompt,
+    "other layout": of_another_model,
+    "other size": other_size,
     "other layout and shape": lambda handoff: replace(handoff, layout_id="x", blocks=np.ones((3, 7), np.uint8)),
 }
 

@@ -31,8 +31,7 @@ class DecodeWorker:
         )
         if handoff.finish_reason is None:
             block_shape, dtype = self._kv_cache.block_shape, self._kv_cache.tensor.dtype
-            num_prompt_tokens = len(request.prompt_token_ids)
-            blocks = HandoffBlocks(handoff, num_prompt_tokens, self._layout_id, block_shape, dtype)
+            blocks = HandoffBlocks(handoff, request.prompt_token_ids, self._layout_id, block_shape, dtype)
             self._engine.add_prefilled(request, handoff.first_token, blocks)
             self._num_cached_tokens[request.request_id] = handoff.num_cached_tokens
         self._first_outputs.append(first)

@@ -3,14 +3,17 @@
 Nothing in it is trusted: another layout or a block whose checksum is wrong is computed again by the receiver.
 """
 
+import hashlib
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from radix.block_hash import token_bytes
 from workers.request import FinishReason
 
 KVBytes = npt.NDArray[np.uint8]
@@ -22,6 +25,7 @@ class KVHandoff:
 
     Attributes:
         layout_id: of the sender's KV; the receiver's must be equal (`workers.engine.build.kv_namespace`).
+        prompt_digest: of the prompt's tokens (`digest_prompt`).
         num_tokens: prompt tokens whose KV is in the blocks; the last block may be partly filled.
         num_cached_tokens: of those, how many the sender found in its cache.
         first_token: the first token of the completion.
@@ -31,12 +35,18 @@ class KVHandoff:
     """
 
     layout_id: str
+    prompt_digest: bytes
     num_tokens: int
     num_cached_tokens: int
     first_token: int
     finish_reason: FinishReason | None
     blocks: KVBytes
     checksums: tuple[int, ...]
+
+
+def digest_prompt(prompt_token_ids: Sequence[int]) -> bytes:
+    """BLAKE2b of a prompt's tokens: names the prompt that blocks belong to, its partly filled last one included."""
+    return hashlib.blake2b(token_bytes(prompt_token_ids), digest_size=16).digest()
 
 
 def pack_blocks(blocks: torch.Tensor) -> KVBytes:
@@ -56,7 +66,7 @@ class HandoffBlocks:
     def __init__(
         self,
         handoff: KVHandoff,
-        num_prompt_tokens: int,
+        prompt: Sequence[int],
         layout_id: str,
         block_shape: tuple[int, ...],
         dtype: torch.dtype,
@@ -64,7 +74,7 @@ class HandoffBlocks:
         self._handoff = handoff
         self._shape = block_shape
         self._dtype = dtype
-        same_prompt = handoff.num_tokens == num_prompt_tokens
+        same_prompt = handoff.num_tokens == len(prompt) and handoff.prompt_digest == digest_prompt(prompt)
         same_size = handoff.blocks.shape[1:] == (math.prod(block_shape) * dtype.itemsize,)
         self._fits = handoff.layout_id == layout_id and same_prompt and same_size
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
 from workers.engine.engine import EngineStats
-from workers.pools.kv_handoff import KVHandoff, checksum_blocks, pack_blocks
+from workers.pools.kv_handoff import KVHandoff, checksum_blocks, digest_prompt, pack_blocks
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 
 
@@ -64,6 +64,7 @@ class PrefillWorker:
         stopped = output.finish_reason is FinishReason.STOP
         return KVHandoff(
             layout_id=self._layout_id,
+            prompt_digest=digest_prompt(sequence.request.prompt_token_ids),
             num_tokens=num_tokens,
             num_cached_tokens=output.num_cached_tokens,
             first_token=output.token_ids[0],
