@@ -154,12 +154,12 @@ class AsyncWorker(Generic[Output]):
             self._loop.call_soon_threadsafe(self._deliver, outputs, batch)
 
     def _deliver(self, outputs: list[tuple[str, Output]], batch: EventBatch | None) -> None:
-        if batch is not None and self._on_events is not None:
-            self._on_events(batch)
         for request_id, output in outputs:
             stream = self._streams.get(request_id)
             if stream is not None:  # else the client has just gone
                 stream.put_nowait(output)
+        if batch is not None and self._on_events is not None:
+            self._on_events(batch)
 
     def _fail_streams(self, error: BaseException) -> None:
         for stream in self._streams.values():
