@@ -104,6 +104,11 @@ def test_a_message_of_another_shape_is_refused(content: object) -> None:
         EventBatch.from_bytes(msgpack.packb(content))
 
 
+def test_a_negative_sequence_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="not an event batch"):
+        EventBatch.from_bytes(EventBatch("e", -1, False, []).to_bytes())
+
+
 def test_an_infinite_sequence_number_is_refused() -> None:
     with pytest.raises(ValueError, match="not an event batch"):
         EventBatch.from_bytes(b"\x94\xa1e\xcb" + struct.pack(">d", float("inf")) + b"\xc2\x90")

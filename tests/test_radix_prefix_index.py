@@ -108,6 +108,16 @@ def test_an_event_on_a_block_that_only_others_hold_is_refused(event: BlocksStore
     assert (index.blocks_of("a"), index.blocks_of("b")) == (set(chain((1, 2, 3))), set(chain((1,))))
 
 
+@pytest.mark.parametrize("hashes", [[7, 7], chain((1, 2))[1:]])
+def test_one_block_behind_two_parents_is_refused(hashes: list[int]) -> None:
+    """Chained hashes name their whole prefix: such an event is a collision or a lie."""
+    index = index_of(a=[(1, 2), (3,)])
+    with pytest.raises(UnknownBlockError, match="two different parents"):
+        index.apply("a", BlocksStored(chain((3,))[0], hashes))
+    index.check_integrity()
+    assert index.blocks_of("a") == set(chain((1, 2)) + chain((3,)))
+
+
 def test_a_hole_in_what_a_worker_holds_ends_its_match() -> None:
     path = chain((1, 2, 3))
     index = index_of(a=[(1, 2, 3)], b=[(1, 2, 3)])
