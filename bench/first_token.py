@@ -26,14 +26,14 @@ MODULES = ("heapq", "queue", "sched", "bisect", "cmd", "code", "calendar", "copy
 CHARACTERS = (2000, 5000)
 
 
-def first_token_s(client: openai.OpenAI, prompt: str) -> tuple[float, str, int]:
+def first_token_s(client: openai.OpenAI, prompt: str, max_tokens: int = 16) -> tuple[float, str, int]:
     """Seconds to the first text of a chat stream, the text, and the cached tokens."""
     model = client.models.list().data[0].id
     begin_s, first_s, text, cached = time.perf_counter(), 0.0, "", 0
     for chunk in client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": prompt}],
-        max_tokens=16,
+        max_tokens=max_tokens,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},

@@ -19,13 +19,13 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    from cluster.config import ConfigError
+    from cluster.config import ConfigError, DeployError
 
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (ConfigError, ModelError, RequestError, RuntimeError) as error:
+    except (ConfigError, DeployError, ModelError, RequestError) as error:
         print(f"raydix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The one configuration file of a cluster. Unknown keys are refused by name."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,10 @@ Count = Annotated[int, Field(ge=1)]
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message names each key at fault."""
+
+
+class DeployError(Exception):
+    """A replica could not start; the message holds Serve's account of it."""
 
 
 class Section(BaseModel):
@@ -90,7 +95,7 @@ class ClusterConfig(Section):
     @property
     def model_name(self) -> str:
         """What clients call the model: the name given, or the last part of the path or id."""
-        return self.served_model_name or Path(self.model).name
+        return self.served_model_name or Path(os.path.abspath(self.model)).name  # "." has no name of its own
 
 
 def parse_config(values: dict[str, Any]) -> ClusterConfig:

@@ -5,7 +5,6 @@ from contextlib import aclosing
 from typing import Any
 
 from cluster.worker_host import WorkerHost, WorkerSettings, load_engine
-from workers.engine.engine import EngineStats
 from workers.pools.decode_worker import DecodeWorker
 from workers.pools.kv_handoff import KVHandoff
 from workers.pools.prefill_worker import PrefillWorker
@@ -15,12 +14,7 @@ from workers.request import GenerationRequest, RequestOutput
 class PoolReplica:
     """What Serve asks of a replica of either pool."""
 
-    _worker: PrefillWorker | DecodeWorker
     _host: WorkerHost[Any]
-
-    async def stats(self) -> EngineStats:
-        """How busy and how full this worker is."""
-        return await self._host.worker.call(self._worker.stats)
 
     def record_routing_stats(self) -> dict[str, str]:
         """Called by Serve now and then, for this pool's routers."""
@@ -34,8 +28,6 @@ class PoolReplica:
 class PrefillReplica(PoolReplica):
     """One prefill worker."""
 
-    _worker: PrefillWorker
-
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
         self._worker = PrefillWorker(load_engine(settings))
         self._host = WorkerHost(self._worker, settings)
@@ -44,15 +36,13 @@ class PrefillReplica(PoolReplica):
     async def prefill(self, request: GenerationRequest) -> KVHandoff:
         """Compute a prompt. Unary, so that its unawaited response can be passed to the decode pool by reference."""
         async with aclosing(
-            self._host.outputs(request.request_id, lambda: self._worker.add_request(request))
+            self._host.worker.outputs(request.request_id, lambda: self._worker.add_request(request))
         ) as outputs:
             return await anext(outputs)
 
 
 class DecodeReplica(PoolReplica):
     """One decode worker."""
-
-    _worker: DecodeWorker
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
         self._worker = DecodeWorker(load_engine(settings))
@@ -62,7 +52,7 @@ class DecodeReplica(PoolReplica):
     async def decode(self, request: GenerationRequest, handoff: KVHandoff) -> AsyncIterator[RequestOutput]:
         """Stream a completion. A caller that goes away closes the stream, which aborts the request."""
         add = lambda: self._worker.add_request(request, handoff)  # noqa: E731
-        async with aclosing(self._host.outputs(request.request_id, add)) as outputs:
+        async with aclosing(self._host.worker.outputs(request.request_id, add)) as outputs:
             async for output in outputs:
                 yield output
                 if output.finish_reason is not None:

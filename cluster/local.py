@@ -15,17 +15,14 @@ import ray
 from ray import serve
 
 from cluster.app import build_app
-from cluster.config import ClusterConfig, ConfigError
+from cluster.config import ClusterConfig, ConfigError, DeployError
 
 APP_NAME = "raydix"
 LOGGING = {"log_level": "WARNING"}  # the terminal is for progress and trouble; Ray keeps full logs in its directory
 LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 STARTED_S = time.monotonic()
-
-
-class DeployError(RuntimeError):
-    """A replica could not start; the message holds Serve's account of it."""
 
 
 def serve_until_interrupted(config: ClusterConfig) -> None:
@@ -37,7 +34,7 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         DeployError: a replica cannot start.
     """
     check_port_free(config.http.host, config.http.port)
-    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell may have told a background job to ignore SIGINT
+    for ending in ENDINGS:  # a shell may have told a background job to ignore SIGINT
         signal.signal(ending, signal.default_int_handler)
     try:
         with local_cluster(config):
@@ -53,15 +50,9 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
     say("starting Ray")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     app = build_app(config, events_host=LOOPBACK)
-    pools = config.pools.prefill, config.pools.decode
-    num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,  # what is asked for always fits: on a laptop, sharing cores beats waiting for ever
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        with interrupts_deferred():  # Ray's agents outlive an interrupted ray.init by a minute
+            start_ray(config)
         say("starting Serve")
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
@@ -70,7 +61,15 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
             deploy(app)
         yield
     finally:
-        stop_cluster()
+        with interrupts_deferred():
+            stop_cluster()
+
+
+def start_ray(config: ClusterConfig) -> None:
+    """Start Ray with at least the CPUs that the pools ask for: on a laptop, sharing cores beats waiting for ever."""
+    pools = config.pools.prefill, config.pools.decode
+    num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
 
 
 def deploy(app: serve.Application) -> None:
@@ -78,19 +77,29 @@ def deploy(app: serve.Application) -> None:
     try:
         serve.run(app, name=APP_NAME, route_prefix="/", logging_config=LOGGING)
     except RuntimeError as error:
-        raise DeployError(f"the cluster did not come up: {error}") from error
+        raise DeployError(f"the cluster did not come up: {error} The log above has the reason") from error
 
 
 def stop_cluster() -> None:
-    """End every process of the cluster; a second Ctrl-C meanwhile must not leave any behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End every process of the cluster."""
+    say("stopping")
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Let what is inside finish before a Ctrl-C or SIGTERM that came meanwhile is raised as KeyboardInterrupt."""
+    came: list[int] = []
+    before = {ending: signal.signal(ending, lambda number, _: came.append(number)) for ending in ENDINGS}
     try:
-        say("stopping")
-        if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -51,10 +50,6 @@ class WorkerHost(Generic[Output]):
     async def start(self) -> None:
         """Begin to publish events."""
         self._endpoint = await self._publisher.start(self.worker.snapshot)
-
-    def outputs(self, request_id: str, add: Callable[[], None]) -> AsyncGenerator[Output]:
-        """Stream a request's outputs; see `AsyncWorker.outputs`."""
-        return self.worker.outputs(request_id, add)
 
     def routing_stats(self) -> dict[str, str]:
         """What Serve passes to the routers of this pool."""

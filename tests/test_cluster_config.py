@@ -26,6 +26,11 @@ def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
     assert config.engine.engine_config().cache.memory_bytes == 64 * 2**20
 
 
+def test_a_model_given_as_a_directory_of_no_name_is_called_by_its_own() -> None:
+    assert parse_config({"model": "."}).model_name == Path.cwd().name
+    assert parse_config({"model": "models/tiny/"}).model_name == "tiny"
+
+
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("# nothing yet\n")

@@ -1,5 +1,6 @@
 """The real application on real Ray, separate pools, spoken to by the official client as a user would."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from bench.first_token import first_token_s
 from workers.weights.model_dir import TINY_MODEL
 
 pytestmark = pytest.mark.ray
@@ -32,21 +34,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def descendants(pid: int) -> set[int]:
-    """All living processes that a process started, directly or not."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # gone meanwhile
-        if fields[0] != "Z":
-            parents[int(status.parent.name)] = int(fields[1])
-    found, frontier = set(), {pid}
-    while frontier:
-        frontier = {child for child, parent in parents.items() if parent in frontier}
-        found |= frontier
+def living_in(directory: Path) -> set[int]:
+    """Processes whose working directory it is: all that a server started there, orphans too."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if link.readlink() == directory:
+                found.add(int(link.parent.name))
     return found
+
+
+def assert_none_left(directory: Path) -> None:
+    """Within ten seconds."""
+    deadline_s = time.monotonic() + 10
+    while (left := living_in(directory)) and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    assert not left, f"left running: {left}"
 
 
 class Server:
@@ -56,6 +59,7 @@ class Server:
         self.port = free_port()
         config = directory / "cluster.yaml"
         config.write_text(CONFIG.format(port=self.port))
+        self.directory = directory
         self.log = directory / "serve.log"
         environment = os.environ | {"HOME": str(directory), "RAY_TMPDIR": str(directory), "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-c", "from cluster.cli import main; main()", "serve", "--config", str(config)]
@@ -63,12 +67,16 @@ class Server:
             self.process = subprocess.Popen(command, env=environment, cwd=directory, stdout=log, stderr=log)
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
 
-    def wait_until_ready(self) -> None:
+    def wait_for(self, line: str) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while "Ctrl-C stops it" not in self.log.read_text():
+        while line not in self.log.read_text():
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 pytest.fail(f"the server did not come up:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.2)
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -76,39 +84,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Ray's sockets lie below it, and a socket's path has at most 107 characters.
     server = Server(tmp_path_factory.mktemp("r"))
     try:
-        server.wait_until_ready()
+        server.wait_for("Ctrl-C stops it")
         yield server
     finally:
-        started = descendants(server.process.pid)
-        server.process.send_signal(signal.SIGINT)
-        server.process.wait(timeout=60)
-        for pid in started & descendants(1):
+        server.interrupt()
+        for pid in living_in(server.directory):
             os.kill(pid, signal.SIGKILL)
 
 
 def library_text(name: str, num_characters: int) -> str:
     """The beginning of a standard library module: Python text that a test need not ship."""
     return (Path(os.__file__).parent / name).read_text("utf-8")[:num_characters]
-
-
-def ask(client: openai.OpenAI, prompt: str, max_tokens: int = 24) -> tuple[str, int, float]:
-    """Stream a chat answer: its text, its cached tokens and the time to its first text in seconds."""
-    begin_s, first_s, text, cached = time.perf_counter(), 0.0, "", 0
-    stream = client.chat.completions.create(
-        model="tiny",
-        messages=[{"role": "user", "content": prompt}],
-        max_tokens=max_tokens,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    for chunk in stream:
-        content = chunk.choices[0].delta.content if chunk.choices else None
-        first_s = first_s or (time.perf_counter() - begin_s if content else 0.0)
-        text += content or ""
-        if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
-            cached = chunk.usage.prompt_tokens_details.cached_tokens or 0
-    return text, cached, first_s
 
 
 def test_models_and_a_whole_answer(server: Server) -> None:
@@ -122,12 +108,12 @@ def test_models_and_a_whole_answer(server: Server) -> None:
 
 
 def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(server: Server) -> None:
-    ask(server.client, "warm up the whole path\n")
+    first_token_s(server.client, "warm up the whole path\n")
     ratios = []
     for name in ("heapq.py", "queue.py", "sched.py"):
         prompt = library_text(name, 5000)
-        text, cached, first_s = ask(server.client, prompt)
-        text_again, cached_again, first_again_s = ask(server.client, prompt)
+        first_s, text, cached = first_token_s(server.client, prompt)
+        first_again_s, text_again, cached_again = first_token_s(server.client, prompt)
         assert cached < 100, "another file's prefix cannot help much"
         assert cached_again >= 400
         assert text_again == text
@@ -138,9 +124,9 @@ def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(ser
 def test_the_router_sends_a_known_prefix_to_the_worker_that_holds_it(server: Server) -> None:
     """Two prefill workers: without the index, half of these would go to the other one and find nothing."""
     prompt = library_text("bisect.py", 2500)
-    ask(server.client, prompt)
+    first_token_s(server.client, prompt)
     time.sleep(1.0)  # events are asynchronous
-    cached = [ask(server.client, f"{prompt}# variant {count}\n", 2)[1] for count in range(8)]
+    cached = [first_token_s(server.client, f"{prompt}# variant {count}\n", 2)[2] for count in range(8)]
     assert min(cached) >= 400
 
 
@@ -162,7 +148,7 @@ def test_a_client_that_leaves_frees_the_worker(server: Server) -> None:
         )
         next(iter(stream))
         stream.close()
-    text, _, _ = ask(server.client.with_options(timeout=20), "import sys\n", 4)
+    _, text, _ = first_token_s(server.client.with_options(timeout=20), "import sys\n", 4)
     assert text
 
 
@@ -174,12 +160,20 @@ def test_errors_reach_the_client_as_its_own_exceptions(server: Server) -> None:
 
 
 def test_ctrl_c_leaves_no_process_behind(server: Server) -> None:
-    """The last test of this file: it ends the server."""
-    started = descendants(server.process.pid)
-    assert len(started) > 5
-    server.process.send_signal(signal.SIGINT)
-    server.process.wait(timeout=60)
-    deadline_s = time.monotonic() + 10
-    while (left := started & descendants(1)) and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-    assert not left, f"left running: {left}"
+    """The last test of this file's server: it ends it."""
+    assert len(living_in(server.directory)) > 5
+    server.interrupt()
+    assert_none_left(server.directory)
+
+
+def test_ctrl_c_while_ray_starts_leaves_no_process_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The moment when Ray's agents run and Ray does not yet know that it is up."""
+    server = Server(tmp_path_factory.mktemp("r"))
+    server.wait_for("starting Ray")
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while len(living_in(server.directory)) < 6 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert "starting Serve" not in server.log.read_text(), "too late to show anything"
+    server.interrupt()
+    assert "stopped" in server.log.read_text()
+    assert_none_left(server.directory)

@@ -1,7 +1,6 @@
 """The engine: requests in, tokens out, one step at a time. Runs in one thread, without Ray."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 from typing import Protocol
 
 from radix.events import CacheEvent
@@ -17,17 +16,6 @@ class Runner(Protocol):
 
     def run(self, batch: ScheduledBatch) -> list[int]:
         """Compute the batch and return one token per item that samples, in order."""
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """A moment of an engine. Blocks that are neither free nor idle in the cache are in use by sequences."""
-
-    num_running: int
-    num_waiting: int
-    num_blocks: int
-    num_free_blocks: int
-    num_idle_cached_blocks: int
 
 
 class Engine:
@@ -116,17 +104,6 @@ class Engine:
     def sequence(self, request_id: str) -> Sequence:
         """A sequence that is running, waiting or held. Raises KeyError where there is none."""
         return self._sequences[request_id]
-
-    def stats(self) -> EngineStats:
-        """How busy and how full the engine is."""
-        kv = self.kv
-        return EngineStats(
-            num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
-            num_blocks=kv.pool.num_blocks,
-            num_free_blocks=kv.pool.num_free,
-            num_idle_cached_blocks=kv.cache.num_idle_blocks,
-        )
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call."""

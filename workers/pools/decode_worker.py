@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
-from workers.engine.engine import EngineStats
 from workers.pools.kv_handoff import HandoffBlocks, KVHandoff
 from workers.request import GenerationRequest, RequestOutput
 
@@ -48,10 +47,6 @@ class DecodeWorker:
         if not outputs:
             outputs = [self._with_prefill_usage(output) for output in self._engine.step()]
         return [(output.request_id, output) for output in outputs]
-
-    def stats(self) -> EngineStats:
-        """How busy and how full the worker is."""
-        return self._engine.stats()
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call."""

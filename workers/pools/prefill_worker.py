@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
-from workers.engine.engine import EngineStats
 from workers.pools.kv_handoff import KVHandoff, checksum_blocks, digest_prompt, pack_blocks
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 
@@ -37,10 +36,6 @@ class PrefillWorker:
     def step(self) -> list[tuple[str, KVHandoff]]:
         """One engine step: the hand-offs of the prompts that it completed, by request id."""
         return [(output.request_id, self._hand_off(output)) for output in self._engine.step()]
-
-    def stats(self) -> EngineStats:
-        """How busy and how full the worker is."""
-        return self._engine.stats()
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call."""
