@@ -22,6 +22,7 @@ class SamplingParams:
     """How tokens are drawn.
 
     Attributes:
+        n: completions to draw, at least 1; the engine forks the prompt's KV for them.
         max_tokens: tokens to generate at most, at least 1.
         temperature: 0 takes the most likely token; 1 samples the model's own distribution.
         top_p: keep the smallest set of tokens whose probabilities sum to at least this, in (0, 1].
@@ -39,8 +40,11 @@ class SamplingParams:
     top_k: int = 0
     seed: int = 0
     ignore_eos: bool = False
+    n: int = 1
 
     def __post_init__(self) -> None:
+        if self.n < 1:
+            raise RequestError(f"n is {self.n}; it must be at least 1")
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -75,10 +79,12 @@ class RequestOutput:
     Attributes:
         token_ids: the new tokens.
         num_cached_tokens: prompt tokens whose KV came from a prefix cache.
-        finish_reason: set on the last output of a request.
+        finish_reason: set on the last output of a completion.
+        index: which of the request's `n` completions the tokens belong to.
     """
 
     request_id: str
     token_ids: tuple[int, ...]
     num_cached_tokens: int
     finish_reason: FinishReason | None = None
+    index: int = 0
