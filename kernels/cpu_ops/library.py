@@ -1,0 +1,22 @@
+"""The compiled operators as Python sees them."""
+
+import ctypes
+from functools import cache
+
+from kernels.cpu_ops.build import build_library, instruction_set
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """The operators for this CPU, compiled if need be; None where they cannot be had. One per process."""
+    path = build_library(instruction_set())
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    library.raydix_linear.argtypes = [pointer] * 3 + [number] * 2
+    library.raydix_attention.argtypes = [pointer] * 5 + [number] * 2
+    library.raydix_rope_store.argtypes = [pointer] * 3 + [ctypes.c_float] + [pointer] * 4 + [number]
+    for function in (library.raydix_linear, library.raydix_attention, library.raydix_rope_store):
+        function.restype = None
+    return library

@@ -1,0 +1,33 @@
+"""What is fused around the product of a linear layer."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+
+class Prologue(IntEnum):
+    """What is done to the rows first (the numbers are those of rows.h)."""
+
+    NONE = 0
+    RMS_NORM = 1
+    SILU_MUL = 2
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Around y = x W^T with W [N, K].
+
+    Attributes:
+        prologue: RMS_NORM normalises the rows with `norm_weight` and `eps`; SILU_MUL takes rows [2K], gate and up, to
+            silu(gate) * up.
+        norm_weight: float32 [K].
+        bias: float32 [N], added to the product.
+        accumulate: add to what the output holds, as a residual connection does.
+    """
+
+    prologue: Prologue = Prologue.NONE
+    norm_weight: torch.Tensor | None = None
+    eps: float = 0.0
+    bias: torch.Tensor | None = None
+    accumulate: bool = False

@@ -1,0 +1,78 @@
+"""A linear layer with what stands around it fused in: norm or gate in front, bias and residual sum behind.
+
+`TorchLinear` is the reference; `kernels.cpu_ops.linear.CpuLinear` does the same in C++.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from kernels.cpu_ops.linear import CpuLinear, cpu_linear_fits
+from kernels.fusion import Fusion, Prologue
+from kernels.int4 import PackedInt4, dequantize
+from kernels.int4_linear import Int4Weight, int4_linear, prepare
+from kernels.strict_attention import TILE
+
+
+class FusedLinear(Protocol):
+    """y = f(x) W^T (+ bias) (+ what out holds); f and the rest as its `Fusion` says."""
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply float32 [rows, K] ([rows, 2K] for SILU_MUL): returns `out`, float32 [rows, N], or a new tensor."""
+
+
+class TorchLinear:
+    """The reference, on any device.
+
+    Args:
+        weight: [N, K], packed or not.
+        fusion: what to do around the product.
+        dtype: rows are rounded to it before they are multiplied.
+        strict: a row's bits must not depend on the rows beside it.
+    """
+
+    def __init__(self, weight: torch.Tensor | Int4Weight, fusion: Fusion, dtype: torch.dtype, *, strict: bool) -> None:
+        self._weight = weight
+        self._fusion = fusion
+        self._dtype = dtype
+        self._strict = strict
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        y = self._multiply(apply_prologue(x, self._fusion).to(self._dtype)).float()
+        if self._fusion.bias is not None:
+            y = y + self._fusion.bias
+        if out is None:
+            return y
+        return out.add_(y) if self._fusion.accumulate else out.copy_(y)
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(self._weight, Int4Weight):
+            return linear_in_tiles(x, self._weight) if self._strict else F.linear(x, self._weight)
+        if self._strict and self._weight.operator is None and self._weight.packed is not None:
+            return linear_in_tiles(x, dequantize(self._weight.packed, x.dtype))
+        return int4_linear(x, self._weight)
+
+
+def linear_in_tiles(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x W^T, always `TILE` rows at a time: for another number of rows the BLAS sums in another order."""
+    tiles = F.pad(x, (0, 0, 0, -len(x) % TILE))
+    return torch.cat([F.linear(tile, weight) for tile in torch.split(tiles, TILE)])[: len(x)]
+
+
+def apply_prologue(x: torch.Tensor, fusion: Fusion) -> torch.Tensor:
+    """RMS normalisation (Zhang and Sennrich 2019) or SwiGLU's gate (Shazeer 2020), in float32."""
+    if fusion.prologue is Prologue.RMS_NORM:
+        return F.rms_norm(x, x.shape[-1:], fusion.norm_weight, fusion.eps)
+    if fusion.prologue is Prologue.SILU_MUL:
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return x
+
+
+def linear(weight: PackedInt4 | torch.Tensor, fusion: Fusion, dtype: torch.dtype, *, strict: bool) -> FusedLinear:
+    """The fastest implementation for this weight, on the device it lies on."""
+    if dtype == torch.bfloat16 and cpu_linear_fits(weight):
+        return CpuLinear(weight, fusion)
+    held = prepare(weight, dtype, strict=strict) if isinstance(weight, PackedInt4) else weight
+    return TorchLinear(held, fusion, dtype, strict=strict)
