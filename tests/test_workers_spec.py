@@ -67,4 +67,4 @@ def test_end_of_sequence_tokens(model_copy: Path, eos: object, wanted: set[int])
 )
 def test_rope_theta_of_new_and_of_old_configs(model_copy: Path, changes: dict[str, object]) -> None:
     edit_json(model_copy / "config.json", **changes)
-    assert read_model_spec(model_copy).rope_theta == 5e5
+    assert read_model_spec(model_copy).rope.theta == 5e5

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import generate, request_of, save_random_llama, small_engine
 from workers.config import WeightConfig
-from workers.models.llama import LlamaWeights
+from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, read_model_spec
 from workers.weights.checkpoint import Checkpoint
-from workers.weights.loader import LlamaLoader
+from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import model_digest, resolve_model_dir
 
 PLAIN = WeightConfig(quantization="none", dtype="float32")
@@ -24,8 +24,8 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 Tensors = dict[str, torch.Tensor]
 
 
-def load(model_dir: Path, config: WeightConfig = PLAIN) -> LlamaWeights:
-    return LlamaLoader(Checkpoint(model_dir), read_model_spec(model_dir), config, torch.device("cpu")).load()
+def load(model_dir: Path, config: WeightConfig = PLAIN) -> DecoderWeights:
+    return WeightLoader(Checkpoint(model_dir), read_model_spec(model_dir), config, torch.device("cpu")).load()
 
 
 def edit_tensors(model_dir: Path, edit: Callable[[Tensors], object]) -> None:
