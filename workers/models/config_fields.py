@@ -64,8 +64,5 @@ class ConfigFields:
 
 def shown(value: object) -> str:
     """A value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no integer of more than 4300 digits
-        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else "too long to print"
+    text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -21,7 +21,7 @@ LENGTH_DEPENDENT = {
 def read_rope(config: ConfigFields) -> Rope:
     """The rotary embedding. Raises ValueError for a kind that is not served or a value out of range."""
     fields = ConfigFields(rope_fields(config))
-    kind = fields.any("rope_type") or "default"
+    kind = fields.any("rope_type") if "rope_type" in fields else "default"
     if not isinstance(kind, str):
         raise ValueError(f"rope_type is {shown(kind)}; it must be a string")
     if kind in LENGTH_DEPENDENT:

@@ -57,7 +57,7 @@ def read_model_spec(model_dir: Path) -> ModelSpec:
         raise ModelError(f"{path} must hold an object, not a {type(config).__name__}")
     try:
         return spec_from_config(ConfigFields(config))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: a value nested too deeply to be shown
         raise ModelError(f"{path}: {error}") from error
 
 
