@@ -39,20 +39,20 @@ def attend_chunk(q: torch.Tensor, first: int, kv: torch.Tensor, window: int) -> 
     rows = q.float().view(new, num_kv_heads, group, head_dim).transpose(0, 1).flatten(1, 2)
     rows = F.pad(rows, (0, 0, 0, -rows.shape[1] % TILE)) * head_dim**-0.5
     scores = rows @ k.transpose(1, 2)
-    scores.masked_fill_(hidden_keys(first, new, group, scores, window), float("-inf"))
+    positions = first + torch.arange(rows.shape[1], device=q.device) // group
+    scores.masked_fill_(hidden_keys(positions, k.shape[1], window), float("-inf"))
     weights = (scores - scores.amax(-1, keepdim=True)).exp_().unflatten(-1, (-1, SEGMENT))
     partial = weights.transpose(1, 2) @ v.unflatten(1, (-1, SEGMENT))
     out = add_in_order(partial.unbind(1)) / add_in_order(weights.sum(-1).unbind(-1))[..., None]
     return out[:, : new * group].reshape(num_kv_heads, new, group, head_dim).transpose(0, 1).flatten(1, 2)
 
 
-def hidden_keys(first: int, new: int, group: int, scores: torch.Tensor, window: int) -> torch.Tensor:
-    """bool [rows, keys], shaped as the last two dimensions of `scores`: True where a row may not look.
+def hidden_keys(positions: torch.Tensor, num_keys: int, window: int) -> torch.Tensor:
+    """bool [rows, num_keys], True where a row at one of `positions` (int64 [rows]) may not look.
 
-    Padding rows see what the last token sees: a row that sees nothing would be NaN.
+    A padding row may be left with nothing to see; it turns NaN and is cut off.
     """
-    positions = (first + torch.arange(scores.shape[-2], device=scores.device) // group).clamp(max=first + new - 1)
-    keys = torch.arange(scores.shape[-1], device=scores.device)
+    keys = torch.arange(num_keys, device=positions.device)
     hidden = keys > positions[:, None]
     return hidden | (keys <= positions[:, None] - window) if window else hidden
 

@@ -24,6 +24,9 @@ ROPES: dict[str, dict[str, object]] = {
     "yarn-betas": {**QWEN_YARN, "beta_fast": 20.0, "beta_slow": 3.0},
     "yarn-not-truncated": {**QWEN_YARN, "truncate": False},
     "yarn-narrow": {**QWEN_YARN, "beta_fast": 1.001, "beta_slow": 1.0, "truncate": False},
+    "yarn-every-dimension-slow": {**QWEN_YARN, "original_max_position_embeddings": 64, "rope_theta": 1e4},
+    "yarn-no-blended-dimension": {**QWEN_YARN, "original_max_position_embeddings": 6},
+    "yarn-every-dimension-fast": {**QWEN_YARN, "rope_theta": 10.0, "factor": 1.5},
     "yarn-factor-of-one": {**QWEN_YARN, "factor": 1.0},
 }
 
