@@ -6,13 +6,13 @@ from workers.engine.attention_metadata import build_attention_metadata
 from workers.engine.kv_cache import KVCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch
-from workers.models.llama import LlamaModel
+from workers.models.decoder import Decoder
 
 
 class ModelRunner:
     """Runs a model over the blocks of one KV cache."""
 
-    def __init__(self, model: LlamaModel, kv_cache: KVCache, block_size: int) -> None:
+    def __init__(self, model: Decoder, kv_cache: KVCache, block_size: int) -> None:
         self._model = model
         self._kv_cache = kv_cache
         self._block_size = block_size
