@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from kernels.attention_inputs import StepTensors
 from workers.config import WeightConfig
 from workers.engine.attention_metadata import AttentionMetadata
 from workers.models.decoder import Decoder
@@ -75,8 +76,9 @@ def window_losses(model: Decoder, window: torch.Tensor, dtype: torch.dtype) -> t
 def all_logits(model: Decoder, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """float32 [tokens, vocab]: what follows each token, given those before it."""
     rows = torch.arange(len(tokens))
-    metadata = AttentionMetadata(rows, rows, (torch.zeros(1, dtype=torch.int64),), (len(rows),), (len(rows),), rows)
-    return model.forward(tokens, metadata, one_block_cache(model.spec, len(rows), dtype))
+    count = torch.tensor([len(rows)], dtype=torch.int32)
+    step = StepTensors(rows, rows, torch.zeros(1, 1, dtype=torch.int32), F.pad(count, (1, 0)), count)
+    return model.forward(tokens, AttentionMetadata(step, rows), one_block_cache(model.spec, len(rows), dtype))
 
 
 def one_block_cache(spec: ModelSpec, num_tokens: int, dtype: torch.dtype) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What attention is told about a model and about a step, whoever computes it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +16,7 @@ class AttentionShape:
     block_size: int
 
 
-@dataclass(frozen=True)
-class RopeTables:
+class RopeTables(NamedTuple):
     """cos and sin of every position's angles, float32 [max_len, head_dim / 2]."""
 
     cos: torch.Tensor

@@ -57,11 +57,16 @@ class TorchAttentionStep:
         return paged_attention(q, layer_cache, *lengths, window=window, strict=self._strict).flatten(1)
 
     def _place(self, x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> torch.Tensor:
-        """Normalise and rotate [tokens, heads, head_dim] in float32 (Su et al. 2021; halves, as in Hugging Face's)."""
-        x = x.float() if norm is None else F.rms_norm(x.float(), x.shape[-1:], norm, eps)
-        cos, sin = self._rope.cos[self._step.positions, None], self._rope.sin[self._step.positions, None]
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        """Normalise and rotate the heads of Q or K."""
+        normed = x if norm is None else F.rms_norm(x.float(), x.shape[-1:], norm, eps)
+        return rotate(normed, self._rope, self._step.positions)
+
+
+def rotate(x: torch.Tensor, rope: RopeTables, positions: torch.Tensor) -> torch.Tensor:
+    """Rotate x [rows, heads, head_dim] by int64 positions [rows] of the tables, in float32: float32, shaped as x."""
+    cos, sin = rope.cos[positions, None], rope.sin[positions, None]
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def attention_step(

@@ -16,7 +16,7 @@ class PackedInt4:
 
     Attributes:
         nibbles: uint8 [N, K / 2]; weight 2i in the high half of byte i, weight 2i + 1 in the low half.
-        scales: float32 [N, K / group_size], all positive.
+        scales: float32 [N, K / group_size], all positive; those of `quantize` are float16 numbers.
         zeros: uint8 [N, K / group_size], the nibble that stands for 0.0 (0 to 15).
         group_size: how many consecutive weights of a row share one scale.
     """
@@ -66,11 +66,17 @@ def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
     groups = weight.float().reshape(num_outputs, -1, group_size)
     low = groups.amin(-1).clamp(max=0)
     high = groups.amax(-1).clamp(min=0)
-    scales = (high / NIBBLE_MAX - low / NIBBLE_MAX).clamp(min=torch.finfo(torch.float32).tiny)
+    scales = round_scales(high / NIBBLE_MAX - low / NIBBLE_MAX)
     zeros = torch.round(-low / scales)
     values = (torch.round(groups / scales[..., None]) + zeros[..., None]).clamp(0, NIBBLE_MAX)
     nibbles = pack_nibbles(values.to(torch.uint8).reshape(num_outputs, num_inputs))
     return PackedInt4(nibbles, scales, zeros.to(torch.uint8), group_size)
+
+
+def round_scales(scales: torch.Tensor) -> torch.Tensor:
+    """The nearest positive float16 numbers, as float32; what is too large for float16 stays as it is."""
+    rounded = scales.half().float().clamp(min=torch.finfo(torch.float16).smallest_normal)
+    return torch.where(rounded.isinf(), scales, rounded)
 
 
 def dequantize(packed: PackedInt4, dtype: torch.dtype) -> torch.Tensor:

@@ -76,3 +76,11 @@ def linear(weight: PackedInt4 | torch.Tensor, fusion: Fusion, dtype: torch.dtype
         return CpuLinear(weight, fusion)
     held = prepare(weight, dtype, strict=strict) if isinstance(weight, PackedInt4) else weight
     return TorchLinear(held, fusion, dtype, strict=strict)
+
+
+def head(weight: torch.Tensor, fusion: Fusion, *, strict: bool) -> FusedLinear:
+    """The layer that makes logits, in float32: rounded to bfloat16, neighbouring logits tie and the order of summation
+    decides the token. In C++ a bfloat16 weight is read as it is; torch needs it in float32 for that."""
+    if cpu_linear_fits(weight):
+        return CpuLinear(weight, fusion)
+    return TorchLinear(weight.float(), fusion, torch.float32, strict=strict)

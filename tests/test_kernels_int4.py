@@ -46,14 +46,16 @@ def test_no_weight_moves_by_more_than_half_a_step(seed: int, size: float, shift:
     weight = (random_weight(seed) + shift) * size
     packed = quantize(weight, group_size)
     error = (dequantize(packed, torch.float32) - weight).abs().reshape(8, -1, group_size)
-    assert (error <= 0.501 * packed.scales[..., None]).all()
+    assert (error <= 0.51 * packed.scales[..., None]).all()  # the scale is rounded to float16
 
 
 @pytest.mark.parametrize("shift", [-9.0, 0.0, 9.0])
 def test_a_step_is_a_fifteenth_of_the_range_of_its_group_and_zero(shift: float) -> None:
     groups = (random_weight(3) + shift).reshape(8, -1, 32)
     span = groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)
-    torch.testing.assert_close(quantize(groups.flatten(1), 32).scales, span / 15)
+    scales = quantize(groups.flatten(1), 32).scales
+    torch.testing.assert_close(scales, span / 15, rtol=2**-11, atol=0)
+    assert torch.equal(scales, scales.half().float())
 
 
 def test_values_on_the_levels_come_back_exactly() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.attention_step import rotate
 from tests.families import LLAMA3, YARN, config_of
 from workers.models.config_fields import ConfigFields
-from workers.models.rope import LinearRope, rope_tables, rotate
+from workers.models.rope import LinearRope, rope_tables
 from workers.models.rope_config import read_rope
 
 CPU = torch.device("cpu")
@@ -77,6 +78,6 @@ def test_a_rotation_turns_pairs_by_their_angles(dtype: torch.dtype) -> None:
     x = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
     angles = positions[:, None] * torch.tensor([1.0, 100**-0.25, 0.1, 100**-0.75], dtype=torch.float64)
     pairs = torch.complex(*x.double().chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    rotated = rotate(x, *rope_tables(rope, 8, 32, CPU), positions)
+    rotated = rotate(x, rope_tables(rope, 8, 32, CPU), positions)
     assert rotated.dtype == torch.float32
     torch.testing.assert_close(rotated.double(), torch.cat([pairs.real, pairs.imag], -1), atol=1e-5, rtol=0)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from kernels.attention_inputs import StepTensors
 from workers.engine.scheduler import ScheduledBatch
 
 
@@ -12,43 +14,34 @@ class AttentionMetadata:
     """One step's tokens, the sequences' one after another.
 
     Attributes:
-        positions: int64 [tokens], each token's place in its sequence.
-        slot_mapping: int64 [tokens], where its K and V go (`kernels.kv_store`).
-        block_tables: per sequence, int64 [blocks].
-        query_lens: per sequence, tokens in this step.
-        context_lens: per sequence, tokens in all, those of this step included.
+        step: positions, slots and block tables.
         sample_rows: int64 [sampling sequences], the row whose logits draw each next token.
     """
 
-    positions: torch.Tensor
-    slot_mapping: torch.Tensor
-    block_tables: tuple[torch.Tensor, ...]
-    query_lens: tuple[int, ...]
-    context_lens: tuple[int, ...]
+    step: StepTensors
     sample_rows: torch.Tensor
 
 
 def build_attention_metadata(batch: ScheduledBatch, block_size: int, device: torch.device) -> AttentionMetadata:
     """Lay out a batch whose sequences' tables already cover it."""
-    positions, slots, tables, rows = [], [], [], []
-    query_lens = tuple(item.num_tokens for item in batch.items)
-    num_rows = 0
-    for item in batch.items:
-        sequence = item.sequence
-        begin = sequence.num_computed_tokens
-        place = torch.arange(begin, begin + item.num_tokens)
-        table = torch.tensor(sequence.block_table, dtype=torch.int64)
-        positions.append(place)
-        slots.append(table[place // block_size] * block_size + place % block_size)
-        tables.append(table.to(device))
-        num_rows += item.num_tokens
-        if item.samples:
-            rows.append(num_rows - 1)
-    return AttentionMetadata(
-        positions=torch.cat(positions).to(device),
-        slot_mapping=torch.cat(slots).to(device),
-        block_tables=tuple(tables),
-        query_lens=query_lens,
-        context_lens=tuple(item.sequence.num_computed_tokens + item.num_tokens for item in batch.items),
-        sample_rows=torch.tensor(rows, dtype=torch.int64, device=device),
+    counts = [item.num_tokens for item in batch.items]
+    lengths = [item.sequence.num_computed_tokens + item.num_tokens for item in batch.items]
+    starts = np.cumsum([0, *counts])
+    tables = np.zeros((len(batch.items), max(len(item.sequence.block_table) for item in batch.items)), dtype=np.int32)
+    positions, slots = np.empty((2, starts[-1]), dtype=np.int64)
+    for index, item in enumerate(batch.items):
+        table = tables[index, : len(item.sequence.block_table)]
+        table[:] = item.sequence.block_table
+        place = np.arange(lengths[index] - counts[index], lengths[index])
+        rows = slice(starts[index], starts[index + 1])
+        positions[rows] = place
+        slots[rows] = table[place // block_size].astype(np.int64) * block_size + place % block_size
+    step = StepTensors(
+        positions=torch.from_numpy(positions).to(device),
+        slot_mapping=torch.from_numpy(slots).to(device),
+        block_tables=torch.from_numpy(tables).to(device),
+        query_starts=torch.from_numpy(starts.astype(np.int32)).to(device),
+        context_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
     )
+    rows_that_sample = [int(starts[index + 1]) - 1 for index, item in enumerate(batch.items) if item.samples]
+    return AttentionMetadata(step, torch.tensor(rows_that_sample, dtype=torch.int64, device=device))

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from kernels.attention_inputs import RopeTables
+
 
 class Rope(Protocol):
     """One kind of rotary embedding."""
@@ -122,15 +124,8 @@ def plain_frequencies(theta: float, head_dim: int) -> torch.Tensor:
     return 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
 
 
-def rope_tables(rope: Rope, head_dim: int, max_len: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position's angles, times the attention factor: float32 [max_len, head_dim / 2] each."""
+def rope_tables(rope: Rope, head_dim: int, max_len: int, device: torch.device) -> RopeTables:
+    """cos and sin of every position's angles, times the attention factor."""
     angles = torch.outer(torch.arange(max_len, dtype=torch.float32), rope.inverse_frequencies(head_dim))
     cos, sin = angles.cos().mul_(rope.attention_factor), angles.sin_().mul_(rope.attention_factor)
-    return cos.to(device), sin.to(device)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotate x [rows, heads, head_dim] by int64 positions [rows] of the tables, in float32: float32, shaped as x."""
-    cos, sin = cos[positions, None], sin[positions, None]
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return RopeTables(cos.to(device), sin.to(device))

@@ -1,17 +1,28 @@
 """From a checkpoint to the weights of a model: shards stacked, matrices packed to int4 one at a time."""
 
+from dataclasses import dataclass, replace
+
 import torch
 
-from kernels.int4 import quantize
-from kernels.int4_linear import prepare
+from kernels.attention_inputs import HeadNorms
+from kernels.fusion import Fusion, Prologue
+from kernels.int4 import PackedInt4, quantize
+from kernels.linear import FusedLinear, head, linear
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights, LayerWeights
-from workers.models.layers import Head, Linear, RMSNorm
 from workers.models.spec import ModelError, ModelSpec
 from workers.weights.checkpoint import Checkpoint
 from workers.weights.packed_modules import shards_of
 
 COMPUTED = ".rotary_emb.inv_freq"  # a buffer in old Llama checkpoints; computed from config.json since
+
+
+@dataclass(frozen=True)
+class Module:
+    """A packed matrix of the decoder: its dotted name, and how many outputs each of its shards has."""
+
+    name: str
+    num_outputs: tuple[int, ...]
 
 
 class WeightLoader:
@@ -33,8 +44,7 @@ class WeightLoader:
         weights = DecoderWeights(
             embed_tokens=embed.to(self._dtype),
             layers=tuple(self._layer(f"model.layers.{index}") for index in range(spec.num_layers)),
-            norm=self._norm("model.norm", spec.hidden_size),
-            lm_head=Head(self._head(embed).float(), self._strict),
+            lm_head=head(self._head(embed).to(self._dtype), self._normed("model.norm"), strict=self._strict),
         )
         unexpected = self._checkpoint.names - self._read
         unexpected = {name for name in unexpected if not name.endswith(COMPUTED)}
@@ -57,32 +67,43 @@ class WeightLoader:
         traits = spec.traits
         q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         hidden, inner = spec.hidden_size, spec.intermediate_size
+        qkv, o = Module(f"{attention}.qkv_proj", (q_size, kv_size, kv_size)), Module(f"{attention}.o_proj", (hidden,))
+        gate_up, down = Module(f"{mlp}.gate_up_proj", (inner, inner)), Module(f"{mlp}.down_proj", (hidden,))
+        gated = Fusion(Prologue.SILU_MUL, accumulate=True)
         return LayerWeights(
-            input_norm=self._norm(f"{prefix}.input_layernorm", hidden),
-            qkv_proj=self._linear(f"{attention}.qkv_proj", (q_size, kv_size, kv_size), hidden, traits.qkv_bias),
-            q_norm=self._norm(f"{attention}.q_norm", spec.head_dim) if traits.qk_norm else None,
-            k_norm=self._norm(f"{attention}.k_norm", spec.head_dim) if traits.qk_norm else None,
-            o_proj=self._linear(f"{attention}.o_proj", (hidden,), q_size, traits.o_bias),
-            post_attention_norm=self._norm(f"{prefix}.post_attention_layernorm", hidden),
-            gate_up_proj=self._linear(f"{mlp}.gate_up_proj", (inner, inner), hidden, traits.mlp_bias),
-            down_proj=self._linear(f"{mlp}.down_proj", (hidden,), inner, traits.mlp_bias),
+            qkv_proj=self._linear(qkv, hidden, self._normed(f"{prefix}.input_layernorm"), traits.qkv_bias),
+            head_norms=self._head_norms(attention) if traits.qk_norm else HeadNorms(),
+            o_proj=self._linear(o, q_size, Fusion(accumulate=True), traits.o_bias),
+            gate_up_proj=self._linear(
+                gate_up, hidden, self._normed(f"{prefix}.post_attention_layernorm"), traits.mlp_bias
+            ),
+            down_proj=self._linear(down, inner, gated, traits.mlp_bias),
         )
 
-    def _linear(self, module: str, num_outputs: tuple[int, ...], num_inputs: int, has_bias: bool) -> Linear:
-        """Stack a packed module's shards of [num_outputs[i], num_inputs] and quantise them as one matrix."""
-        shards = list(zip(shards_of(module), num_outputs, strict=True))
+    def _linear(self, module: Module, num_inputs: int, fusion: Fusion, has_bias: bool) -> FusedLinear:
+        """Stack a packed module's shards and lay them out as one matrix."""
+        shards = list(zip(shards_of(module.name), module.num_outputs, strict=True))
         matrix = torch.cat([self._tensor(f"{shard}.weight", rows, num_inputs) for shard, rows in shards])
-        bias = torch.cat([self._tensor(f"{shard}.bias", rows) for shard, rows in shards]).float() if has_bias else None
-        if self._config.quantization == "none":
-            return Linear(matrix.to(self._dtype), self._dtype, bias)
-        try:
-            packed = quantize(matrix, self._config.group_size)
-        except ValueError as error:
-            raise ModelError(f"{module}: {error}") from error
-        return Linear(prepare(packed, self._dtype, strict=self._strict), self._dtype, bias)
+        if has_bias:
+            fusion = replace(fusion, bias=torch.cat([self._tensor(f"{s}.bias", rows) for s, rows in shards]).float())
+        return linear(self._weight(module.name, matrix), fusion, self._dtype, strict=self._strict)
 
-    def _norm(self, module: str, size: int) -> RMSNorm:
-        return RMSNorm(self._tensor(f"{module}.weight", size).float(), self._spec.rms_norm_eps)
+    def _weight(self, name: str, matrix: torch.Tensor) -> torch.Tensor | PackedInt4:
+        if self._config.quantization == "none":
+            return matrix.to(self._dtype)
+        try:
+            return quantize(matrix, self._config.group_size)
+        except ValueError as error:
+            raise ModelError(f"{name}: {error}") from error
+
+    def _normed(self, module: str) -> Fusion:
+        """A norm over the hidden size, as what stands before a matrix."""
+        weight = self._tensor(f"{module}.weight", self._spec.hidden_size).float()
+        return Fusion(Prologue.RMS_NORM, norm_weight=weight, eps=self._spec.rms_norm_eps)
+
+    def _head_norms(self, attention: str) -> HeadNorms:
+        q, k = (self._tensor(f"{attention}.{name}_norm.weight", self._spec.head_dim).float() for name in "qk")
+        return HeadNorms(q, k, self._spec.rms_norm_eps)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         self._read.add(name)
