@@ -54,3 +54,13 @@ def test_logits_and_tokens_are_those_of_transformers(
 @pytest.mark.parametrize("budget", [5, 64, 2048])
 def test_in_blocks_and_chunks_of_every_size(model: tuple[Path, list[Generated]], block_size: int, budget: int) -> None:
     assert_same(model, block_size, budget)
+
+
+@pytest.mark.long
+def test_preemption_eviction_and_the_prefix_cache_change_no_token(model: tuple[Path, list[Generated]]) -> None:
+    """A pool that holds little more than one of the three; the second round finds what the first one left of it."""
+    model_dir, wanted = model
+    engine = small_engine(model_dir, num_blocks=70, max_num_batched_tokens=16).engine
+    for _ in range(2):
+        requests = [request_of(str(i), prompt, NUM_TOKENS) for i, prompt in enumerate(PROMPTS)]
+        assert generate(engine, requests) == {str(i): tokens for i, (tokens, _) in enumerate(wanted)}

@@ -59,7 +59,10 @@ class WeightLoader:
             return embed
         head = self._tensor(name, *embed.shape)
         if tied and not torch.equal(head, embed):
-            raise ModelError(f"config.json ties the embeddings, but {name} is not model.embed_tokens.weight")
+            raise ModelError(
+                f"config.json ties the embeddings, but {name} is not model.embed_tokens.weight; set "
+                "tie_word_embeddings to false where the head is the model's own"
+            )
         return embed if tied else head
 
     def _layer(self, prefix: str) -> LayerWeights:
