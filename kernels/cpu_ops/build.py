@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
 
+SWITCH = "RAYDIX_CPU_OPS"
 SOURCE_DIR = Path(__file__).parent
 SOURCES = ("linear.cpp", "attention.cpp", "rope.cpp")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-w")
@@ -26,19 +28,31 @@ INSTRUCTION_SETS = {
 
 
 def instruction_set() -> str | None:
-    """The best of `INSTRUCTION_SETS` that this CPU has, or None."""
-    if torch.cpu._is_avx512_bf16_supported():
-        return "avx512_bf16"
-    return "avx2" if torch.cpu._is_avx2_supported() else None
+    """The best of `INSTRUCTION_SETS` that this CPU has, or what RAYDIX_CPU_OPS names ("off" for none); None for none.
+
+    Raises ValueError where the variable names something else.
+    """
+    wanted = os.environ.get(SWITCH)
+    if wanted is None:
+        return next((name for name in INSTRUCTION_SETS if is_supported(name)), None)
+    if wanted not in (*INSTRUCTION_SETS, "off"):
+        raise ValueError(f"{SWITCH} is {wanted!r}; it must be one of {', '.join(INSTRUCTION_SETS)} or off")
+    return wanted if wanted != "off" and is_supported(wanted) else None
+
+
+def is_supported(instructions: str) -> bool:
+    """Whether this CPU has one of `INSTRUCTION_SETS`."""
+    if instructions == "avx512_bf16":
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.cpu._is_avx2_supported()
 
 
 def build_library(instructions: str | None) -> Path | None:
     """The path of the compiled operators, or None, with a line in the log that says why."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if instructions is None or compiler is None:
-        missing = (
-            "this CPU lacks AVX2" if instructions is None else "no C++ compiler was found (install g++ or set CXX)"
-        )
+        no_cpu = f"{SWITCH} or this CPU does not allow them (AVX2 is needed)"
+        missing = no_cpu if instructions is None else "no C++ compiler was found (install g++ or set CXX)"
         logger.warning("CPU operators are off: %s. torch's own, slower ones are used instead", missing)
         return None
     path = cache_dir() / f"cpu_ops-{instructions}-{fingerprint(compiler, instructions)}.so"
@@ -64,15 +78,16 @@ def compile_library(compiler: str, instructions: str, path: Path) -> None:
             [compiler, *flags, "-c", str(SOURCE_DIR / source), "-o", target]
             for source, target in zip(SOURCES, objects, strict=True)
         ]
-        compilations = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
-        for compilation, command in zip(compilations, commands, strict=True):
-            _, errors = compilation.communicate()
-            if compilation.returncode:
-                raise subprocess.CalledProcessError(compilation.returncode, command, stderr=errors)
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(run_compiler, commands))
         linked = f"{scratch}/library.so"
-        link = [compiler, "-shared", "-o", linked, *objects, *openmp_library()]
-        subprocess.run(link, check=True, capture_output=True)
+        run_compiler([compiler, "-shared", "-o", linked, *objects, *openmp_library()])
         os.replace(linked, path)
+
+
+def run_compiler(command: list[str]) -> None:
+    """Raises CalledProcessError with what the compiler said."""
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def openmp_library() -> list[str]:

@@ -9,7 +9,17 @@ from kernels.cpu_ops.build import build_library, instruction_set
 @cache
 def load_library() -> ctypes.CDLL | None:
     """The operators for this CPU, compiled if need be; None where they cannot be had. One per process."""
-    path = build_library(instruction_set())
+    return open_library(instruction_set())
+
+
+def arithmetic() -> str:
+    """Names whose order of summation a computation on this CPU has; another one gives other bits."""
+    return "torch" if load_library() is None else f"cpu_ops/{instruction_set()}"
+
+
+def open_library(instructions: str | None) -> ctypes.CDLL | None:
+    """The operators for an instruction set; None where they cannot be had."""
+    path = build_library(instructions)
     if path is None:
         return None
     library = ctypes.CDLL(str(path))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kernels.cpu_ops.library import arithmetic
 from radix.block_hash import root_hash
 from radix.prefix_cache import PrefixCache
 from workers.config import EngineConfig, WeightConfig
@@ -63,7 +64,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
         max_model_len=max_sequence_len(spec, config),
         eos_token_ids=spec.eos_token_ids,
     )
-    return BuiltEngine(engine, kv_cache, spec, namespace)
+    return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, device))
 
 
 def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
@@ -72,6 +73,13 @@ def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
         f"{model_digest(model_dir)}/{config.quantization}/g{config.group_size}/{config.dtype}/{config.numerics}"
         f"/b{block_size}"
     )
+
+
+def layout_id(namespace: str, config: WeightConfig, device: torch.device) -> str:
+    """The namespace, and where bits matter whose arithmetic made the KV."""
+    if config.numerics == "fast":
+        return namespace
+    return f"{namespace}/{arithmetic() if device.type == 'cpu' else 'torch'}"
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
