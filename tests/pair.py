@@ -14,7 +14,7 @@ SYSTEM = [(i * i * 17 + 3) % VOCAB_SIZE for i in range(16)]
 PROMPTS = {"shared": [*SYSTEM, 1, 2, 3], "blocks": SYSTEM, "long": [*SYSTEM, *range(100, 140)], "short": [9, 8, 7]}
 
 
-def requests(max_tokens: int = 20, sampling: Mapping[str, float] | None = None) -> list[GenerationRequest]:
+def requests(max_tokens: int = 20, sampling: Mapping[str, object] | None = None) -> list[GenerationRequest]:
     return [request_of(name, prompt, max_tokens, **(sampling or {})) for name, prompt in PROMPTS.items()]
 
 

@@ -17,7 +17,7 @@ from workers.engine.block_pool import BlockPool
 from workers.engine.engine import Engine
 from workers.engine.kv_manager import KVManager
 from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
-from workers.request import GenerationRequest
+from workers.request import GenerationRequest, SampledToken
 
 VOCAB_SIZE = 32
 EOS = 0
@@ -51,11 +51,11 @@ class WitnessRunner:
         self._memory = memory
         self.batches: list[list[tuple[str, int]]] = []
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         self.batches.append([(item.sequence.request.request_id, item.num_tokens) for item in batch.items])
         for item in batch.items:
             self._write(item)
-        return [self._read(item) for item in batch.items if item.samples]
+        return [SampledToken(self._read(item)) for item in batch.items if item.samples]
 
     def _write(self, item: ScheduledSequence) -> None:
         sequence = item.sequence
@@ -119,10 +119,10 @@ def next_token(kv: Sequence[int]) -> int:
 
 def expected_tokens(request: GenerationRequest) -> list[int]:
     """The completion, computed without engine, blocks or cache."""
-    tokens = list(request.prompt_token_ids)
+    tokens, sampling = list(request.prompt_token_ids), request.sampling
     while True:
         tokens.append(next_token(kv_of(tokens)))
         output = tokens[len(request.prompt_token_ids) :]
-        ended = tokens[-1] == EOS and not request.sampling.ignore_eos
-        if ended or len(output) == request.sampling.max_tokens:
+        ended = (tokens[-1] == EOS and not sampling.ignore_eos) or tokens[-1] in sampling.stop_token_ids
+        if (ended and len(output) >= sampling.min_tokens) or len(output) == sampling.max_tokens:
             return output

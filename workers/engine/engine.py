@@ -8,13 +8,13 @@ from workers.config import SchedulerConfig
 from workers.engine.kv_manager import KVManager
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import BlockSource, Sequence
-from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput
+from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
 
 class Runner(Protocol):
     """What computes a step (`ModelRunner`)."""
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         """Compute the batch and return one token per item that samples, in order."""
 
 
@@ -63,7 +63,7 @@ class Engine:
         """Queue a request. With `hold` its blocks outlive its last token, until `release`.
 
         Raises:
-            RequestError: the prompt is empty, holds an unknown token, or cannot fit; or the id is in use.
+            RequestError: the prompt is empty or cannot fit, an unknown token is named, or the id is in use.
         """
         self._check(request)
         sequence = Sequence(request, self._root_hash, self._block_size)
@@ -113,7 +113,7 @@ class Engine:
         """Raise AssertionError where blocks, tables and prefix cache disagree."""
         self.kv.check_integrity(self._sequences.values())
 
-    def _postprocess(self, batch: ScheduledBatch, tokens: Items[int]) -> list[RequestOutput]:
+    def _postprocess(self, batch: ScheduledBatch, tokens: Items[SampledToken]) -> list[RequestOutput]:
         outputs = []
         drawn = iter(tokens)
         for item in batch.items:
@@ -124,14 +124,21 @@ class Engine:
                 outputs.append(self._append(sequence, next(drawn)))
         return outputs
 
-    def _append(self, sequence: Sequence, token: int) -> RequestOutput:
-        sequence.append_token(token, self._eos_token_ids)
+    def _append(self, sequence: Sequence, token: SampledToken) -> RequestOutput:
+        sequence.append_token(token.token_id, self._eos_token_ids)
         request_id = sequence.request.request_id
         if sequence.finish_reason is not None:
             self._scheduler.finish(sequence)
             if not sequence.held:
                 del self._sequences[request_id]
-        return RequestOutput(request_id, (token,), sequence.num_cached_tokens, sequence.finish_reason)
+        return RequestOutput(
+            request_id,
+            (token.token_id,),
+            sequence.num_cached_tokens,
+            sequence.finish_reason,
+            sequence.index,
+            (token.logprobs,) if token.logprobs else None,
+        )
 
     def _check(self, request: GenerationRequest) -> None:
         prompt, longest = request.prompt_token_ids, self.max_model_len
@@ -141,6 +148,7 @@ class Engine:
             raise RequestError("the prompt is empty; it needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self._vocab_size:
             raise RequestError(f"the prompt holds token ids outside 0 to {self._vocab_size - 1}")
+        request.sampling.check_vocabulary(self._vocab_size, self._eos_token_ids)
         if len(prompt) + request.sampling.max_tokens > longest:
             raise RequestError(
                 f"this model's context is {longest} tokens; the prompt has {len(prompt)} and max_tokens asks for "

@@ -33,6 +33,7 @@ class Sequence:
     """Tokens and blocks of one request.
 
     Attributes:
+        index: which of the request's completions it is.
         token_ids: prompt and output so far.
         block_table: blocks that hold its KV; the first `num_committed_blocks` belong to the prefix cache.
         num_computed_tokens: leading tokens whose KV is in the blocks.
@@ -42,8 +43,9 @@ class Sequence:
         held: keep its blocks after it has finished, until the engine is told to release them.
     """
 
-    def __init__(self, request: GenerationRequest, root: int, block_size: int) -> None:
+    def __init__(self, request: GenerationRequest, root: int, block_size: int, index: int = 0) -> None:
         self.request = request
+        self.index = index
         self.token_ids = list(request.prompt_token_ids)
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
@@ -85,9 +87,11 @@ class Sequence:
     def append_token(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Take a generated token in, and finish where the model says so or the request has had its fill."""
         self.token_ids.append(token_id)
-        if token_id in eos_token_ids and not self.request.sampling.ignore_eos:
+        sampling = self.request.sampling
+        ends = token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
+        if ends and self.num_output_tokens >= sampling.min_tokens:
             self.finish(FinishReason.STOP)
-        elif self.num_output_tokens >= self.request.sampling.max_tokens:
+        elif self.num_output_tokens >= sampling.max_tokens:
             self.finish(FinishReason.LENGTH)
 
     def finish(self, reason: FinishReason) -> None:
