@@ -10,7 +10,7 @@ from tests.helpers import VOCAB_SIZE, drain, generate, request_of, small_engine
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
 from workers.engine.scheduler import ScheduledBatch
-from workers.request import GenerationRequest
+from workers.request import GenerationRequest, SampledToken
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_TOKENS = 100
@@ -32,12 +32,12 @@ class LogitsRecorder:
         built.engine._runner = self
         self.rows: dict[str, list[torch.Tensor]] = {}
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         logits = self._runner.compute_logits(batch)
         names = [item.sequence.request.request_id for item in batch.items if item.samples]
         for name, row in zip(names, logits, strict=True):
             self.rows.setdefault(name, []).append(row)
-        return [int(token) for token in logits.argmax(dim=-1)]
+        return [SampledToken(int(token)) for token in logits.argmax(dim=-1)]
 
 
 def reference(model_dir: Path) -> Reference:
