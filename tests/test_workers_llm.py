@@ -157,28 +157,49 @@ def test_bad_parameters_are_named_and_nothing_runs(llm: LLM) -> None:
         llm.generate(PROMPTS, [GREEDY], use_tqdm=False)
 
 
-class Interrupted:
-    """A runner interrupted at its fourth step."""
+class InterruptedRunner:
+    """Counts the steps and is interrupted at one of them."""
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LLM, interrupted_at: int | None = None) -> None:
         self._runner = llm.engine._runner
-        self._count = 0
+        self._interrupted_at = interrupted_at
+        self.num_steps = 0
 
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
-        self._count += 1
-        if self._count == 4:
+        self.num_steps += 1
+        if self.num_steps == self._interrupted_at:
             raise KeyboardInterrupt
         return self._runner.run(batch)
 
 
-def test_an_interrupt_leaves_nothing_behind(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_string_ends_the_work_too(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = InterruptedRunner(llm)
+    monkeypatch.setattr(llm.engine, "_runner", counting)
+    params = SamplingParams(500, 0.0, ignore_eos=True, stop="\n")
+    (result,) = llm.generate(PROMPTS[1], params, use_tqdm=False)
+    assert counting.num_steps == len(result.outputs[0].token_ids) < 100
+
+
+def test_an_interrupt_of_a_step_leaves_nothing_behind(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(llm.engine, "_runner", Interrupted(llm))
+        patched.setattr(llm.engine, "_runner", InterruptedRunner(llm, interrupted_at=4))
         with pytest.raises(KeyboardInterrupt) as interrupt:
             llm.generate(PROMPTS, GREEDY, use_tqdm=False)
         assert not llm.engine.has_work, "even while the traceback is kept"
         assert interrupt.traceback
     assert len(llm.generate(PROMPTS, GREEDY, use_tqdm=False)) == 4
+
+
+def test_an_interrupt_between_steps_leaves_nothing_behind(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(bar: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workers.llm.tqdm.update", interrupt)
+    params = [SamplingParams(count, 0.0, ignore_eos=True) for count in (3, 9)]
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        llm.generate(PROMPTS[:2], params)
+    assert not llm.engine.has_work, "even while the traceback is kept"
+    assert interrupted.traceback
 
 
 def test_a_stream_gives_the_same_text_piece_by_piece(llm: LLM) -> None:

@@ -53,9 +53,10 @@ def test_presence_and_frequency_count_the_completion_only() -> None:
     torch.testing.assert_close(lowered, wanted)
 
 
-def test_a_bias_is_added_before_the_penalties() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bias_is_added_before_the_penalties(dtype: torch.dtype) -> None:
     params = SamplingParams(logit_bias={5: 100, 8: -2.5}, repetition_penalty=2.0)
-    row = torch.zeros(VOCAB)
+    row = torch.zeros(VOCAB, dtype=dtype)
     adjusted = adjust_logits(row, sequence_of(params, OUTPUT, PROMPT), EOS)
     assert [adjusted[5], adjusted[8], adjusted[9]] == [50, -2.5, 0]
     assert not row.any(), "the model's own logits stay as they are"

@@ -117,6 +117,12 @@ def test_a_token_without_probability_is_never_drawn(threshold: float) -> None:
     assert draw(row, SamplingParams(), threshold) in (1, 3)
 
 
+def test_a_token_without_probability_is_never_kept() -> None:
+    probs = torch.tensor([0, 0.5, 0, 0.5, 0], dtype=torch.float64)
+    for params in (SamplingParams(), SamplingParams(top_k=4), SamplingParams(top_p=0.99)):
+        assert kept_token_ids(probs, params).tolist() == [1, 3]
+
+
 @given(st.integers(2, 300), st.floats(1e-300, 1, exclude_max=True))
 def test_top_p_of_equals_keeps_the_share_asked_for(size: int, top_p: float) -> None:
     """The hardest case for leaving the unlikely out unsorted: nobody is less likely than the mean."""

@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative penalties": {"presence_penalty": -0.5, "frequency_penalty": -0.4, "repetition_penalty": 0.8},
     "bias": {"logit_bias": {10: 10.0, 0: -100, 5: 1}},
     "min_tokens": {"min_tokens": 5, "stop_token_ids": [0]},
-    "min_tokens reached": {"min_tokens": 4, "stop_token_ids": [0]},
+    "min_tokens reached": {"min_tokens": 4, "stop_token_ids": [0], "presence_penalty": 0.9},
     "everything": {
         "temperature": 1.3,
         "min_p": 0.05,
@@ -61,7 +61,7 @@ def test_draws_follow_the_exact_distribution(case: str) -> None:
     assert p_value(counts, expected) > 0.001
 
 
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"plain", "min_tokens reached"}))
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"plain"}))
 def test_the_test_would_notice_a_parameter_that_is_ignored(case: str) -> None:
     """The case's distribution is far enough from the plain one for this many draws."""
     plain, changed = (
