@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drawing import EOS, draw_one, expected_distribution, sequence_of
-from workers.engine.sampler import choice_seed, draw, kept_token_ids, sample, uniform
+from workers.engine.sampler import choice_seed, draw, kept_tokens, sample, uniform
 from workers.request import SamplingParams
 
 GOLDEN = [0.42857041310917643, 0.3623965548971775, 0.4244488753016006, 0.019183700800816994, 0.19559404349401033]
@@ -114,21 +114,17 @@ def test_the_ends_of_the_interval_draw_a_token(row: list[float], params: Samplin
 @pytest.mark.parametrize("threshold", [0.0, 1 - 2**-53])
 def test_a_token_without_probability_is_never_drawn(threshold: float) -> None:
     row = torch.tensor([-torch.inf, 0.3, -1e9, 0.1, -torch.inf])
-    assert draw(row, SamplingParams(), threshold) in (1, 3)
-
-
-def test_a_token_without_probability_is_never_kept() -> None:
-    probs = torch.tensor([0, 0.5, 0, 0.5, 0], dtype=torch.float64)
-    for params in (SamplingParams(), SamplingParams(top_k=4), SamplingParams(top_p=0.99)):
-        assert kept_token_ids(probs, params).tolist() == [1, 3]
+    for params in (SamplingParams(), SamplingParams(top_k=4), SamplingParams(top_p=0.99), SamplingParams(min_p=0.1)):
+        assert draw(row, params, threshold) in (1, 3)
 
 
 @given(st.integers(2, 300), st.floats(1e-300, 1, exclude_max=True))
 def test_top_p_of_equals_keeps_the_share_asked_for(size: int, top_p: float) -> None:
     """The hardest case for leaving the unlikely out unsorted: nobody is less likely than the mean."""
-    probs = torch.full((size,), 1 / size, dtype=torch.float64)
-    kept = kept_token_ids(probs, SamplingParams(top_p=top_p)).tolist()
+    tokens, probs = kept_tokens(torch.zeros(size), SamplingParams(top_p=top_p))
+    kept = tokens.tolist()
     assert kept == list(range(len(kept)))
+    assert probs.tolist() == [probs[0]] * len(kept)
     assert abs(len(kept) - top_p * size) <= 1 + 1e-6
 
 

@@ -45,37 +45,53 @@ def sample_row(row: torch.Tensor, sequence: Sequence, eos_token_ids: frozenset[i
 
 def draw(logits: torch.Tensor, params: SamplingParams, threshold: float) -> int:
     """Invert the cumulative distribution of one row [vocab] at `threshold`, in [0, 1)."""
-    logits = logits.double()
-    # Shifted before it is divided: however small the temperature, the best token's logit stays 0.
-    probs = ((logits - logits.max()) / float(params.temperature)).softmax(dim=-1)
-    token_ids = kept_token_ids(probs, params)
-    cumulative = probs[token_ids].cumsum(dim=-1)
+    token_ids, probs = kept_tokens(logits, params)
+    cumulative = probs.cumsum(dim=-1)
     choice = int((cumulative <= threshold * cumulative[-1]).sum())
     return int(token_ids[min(choice, len(token_ids) - 1)])
 
 
-def kept_token_ids(probs: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """int64 [kept], the tokens that min_p, top_k and top_p leave of a distribution [vocab], in that order as in vLLM.
+def kept_tokens(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+    """What temperature, min_p, top_k and top_p leave of one row [vocab], as if applied in that order, which is vLLM's.
 
-    Only what can be kept is sorted: a vocabulary is long, and what is likely in it is short.
+    Returns int64 [kept] tokens and float64 [kept] probabilities that sum to at most 1. A vocabulary is long: only what
+    may be kept is sorted, and top_k comes first, since neither temperature nor min_p changes which k are the likeliest.
     """
-    token_ids = ((probs > 0) & (probs >= params.min_p * probs.max())).nonzero().flatten()
-    if 0 < params.top_k < len(token_ids):
-        lowest = probs[token_ids].topk(params.top_k).values[-1]
-        token_ids = likeliest_first(probs, token_ids[probs[token_ids] >= lowest])[: params.top_k]
+    token_ids = likeliest(logits, params.top_k)
+    kept = logits[token_ids].double()
+    # Shifted before it is divided: however small the temperature, the best token's logit stays 0.
+    probs = ((kept - kept.max()) / float(params.temperature)).softmax(dim=-1)
+    if params.min_p > 0:
+        fits = probs >= params.min_p * probs.max()
+        token_ids, probs = token_ids[fits], probs[fits]
     if params.top_p < 1:
-        mass = probs[token_ids].sum()
-        # Tokens below the mean of what top_p may leave out cannot reach its sum together; half, for the rounding.
-        floor = (1 - params.top_p) * mass / (2 * len(token_ids))
-        token_ids = likeliest_first(probs, token_ids[probs[token_ids] >= floor])
-        cumulative = probs[token_ids].cumsum(dim=-1)
-        token_ids = token_ids[: int((cumulative < params.top_p * mass).sum()) + 1]  # the one that crosses it is kept
-    return token_ids
+        places = nucleus(probs, params.top_p)
+        token_ids, probs = token_ids[places], probs[places]
+    return token_ids, probs
 
 
-def likeliest_first(probs: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Tokens by falling probability; of equals the lower id first."""
-    return token_ids[probs[token_ids].sort(descending=True, stable=True).indices]
+def likeliest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+    """int64, the `top_k` likeliest tokens of one row [vocab]; all of them where top_k is 0 or -1."""
+    if not 0 < top_k < len(logits):
+        return torch.arange(len(logits), device=logits.device)
+    lowest = logits.topk(top_k).values[-1]
+    return falling(logits, logits >= lowest)[:top_k]
+
+
+def nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """int64, the places of the fewest of `probs` that make up `top_p` of their sum (Holtzman et al. 2020)."""
+    mass = probs.sum()
+    # All those below the mean of what may be left out do not make it up together; half of it, for the rounding.
+    floor = (1 - top_p) * mass / (2 * len(probs))
+    places = falling(probs, probs >= floor)
+    cumulative = probs[places].cumsum(dim=-1)
+    return places[: int((cumulative < top_p * mass).sum()) + 1]  # the one that crosses it is kept
+
+
+def falling(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """int64, the places of the chosen values (bool, same shape), the highest first; of equals the first one first."""
+    places = chosen.nonzero().flatten()
+    return places[values[places].sort(descending=True, stable=True).indices]
 
 
 def choice_seed(seed: int | None, index: int) -> int:
