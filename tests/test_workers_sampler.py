@@ -14,6 +14,7 @@ from workers.request import SamplingParams
 
 GOLDEN = [0.42857041310917643, 0.3623965548971775, 0.4244488753016006, 0.019183700800816994, 0.19559404349401033]
 GOLDEN_SEEDS = [15905564899764669832, 7793912770882676770]
+GOLDEN_DRAWS = ["4722212631166004", "2744414741166112", "2744414741166112", "4722212641166004"]
 SEEDS = st.integers(-(2**70), 2**70)
 POSITIONS = st.integers(0, 2**20)
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=20)
@@ -49,6 +50,14 @@ def test_uniform_never_changes_between_versions() -> None:
     """Streams are resumed on other workers, perhaps of another version: these numbers are for ever."""
     assert [uniform(0, 0), uniform(1, 0), uniform(0, 1), uniform(42, 1000), uniform(-1, 7)] == GOLDEN
     assert [choice_seed(42, 1), choice_seed(-1, 7)] == GOLDEN_SEEDS
+
+
+def test_draws_never_change_between_versions() -> None:
+    """Nor does the order in which tokens lie along the unit interval."""
+    row = [1.0, 3.0, 2.5, 0.5, 2.75, -1.0, 2.0, 1.5]
+    cuts: list[dict[str, Any]] = [{}, {"top_k": 6}, {"top_p": 0.95}, {"min_p": 0.1}]
+    drawn = ["".join(str(draw_at(row, SamplingParams(seed=seed, **cut))) for seed in range(16)) for cut in cuts]
+    assert drawn == GOLDEN_DRAWS
 
 
 def test_uniform_is_uniform() -> None:

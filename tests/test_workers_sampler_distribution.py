@@ -19,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "top_k": {"top_k": 5},
     "top_p": {"top_p": 0.8},
     "min_p": {"min_p": 0.2},
+    "min_p and top_p": {"min_p": 0.3, "top_p": 0.7},
     "min_p, top_k and top_p": {"temperature": 1.7, "min_p": 0.1, "top_k": 8, "top_p": 0.9},
     "repetition": {"repetition_penalty": 1.5},
     "presence": {"presence_penalty": 1.1},
