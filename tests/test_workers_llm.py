@@ -155,6 +155,11 @@ def test_bad_parameters_are_named_and_nothing_runs(llm: LLM) -> None:
         llm.generate(PROMPTS[:2], [GREEDY, SamplingParams(logit_bias={4096: 1.0})], use_tqdm=False)
     with pytest.raises(RequestError, match="there are 4 prompts and 1 sampling_params; give one for all, or as many"):
         llm.generate(PROMPTS, [GREEDY], use_tqdm=False)
+    for wrong in ({"temperature": 0}, [{"temperature": 0}], [None], 5):
+        with pytest.raises(RequestError, match="sampling_params must be SamplingParams"):
+            llm.generate(PROMPTS[:1], wrong, use_tqdm=False)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="prompts are int; give one prompt or a list of them"):
+        llm.generate(5, GREEDY, use_tqdm=False)  # type: ignore[arg-type]
 
 
 class InterruptedRunner:

@@ -82,6 +82,8 @@ class LLM:
             yield from (text for _, text in outputs if text)
 
     def _jobs(self, prompts: Sequence[Any], sampling_params: Sampling, read: Reader) -> list[GenerationJob]:
+        if not isinstance(prompts, list | tuple):
+            raise RequestError(f"prompts are {type(prompts).__name__}; give one prompt or a list of them")
         jobs = []
         for index, params in enumerate(one_for_each(sampling_params, len(prompts))):
             with naming_prompt(index):
@@ -135,9 +137,13 @@ class LLM:
 
 
 def one_for_each(sampling_params: Sampling, num_prompts: int) -> list[SamplingParams]:
-    """Parameters for every prompt. Raises RequestError where there are as many neither as one nor as prompts."""
+    """Parameters for every prompt. Raises RequestError where they are none, or neither one nor as many as prompts."""
     if sampling_params is None or isinstance(sampling_params, SamplingParams):
         return [sampling_params or SamplingParams()] * num_prompts
+    if not isinstance(sampling_params, list | tuple) or not all(
+        isinstance(params, SamplingParams) for params in sampling_params
+    ):
+        raise RequestError("sampling_params must be SamplingParams, or a list of them with one for each prompt")
     if len(sampling_params) != num_prompts:
         raise RequestError(
             f"there are {num_prompts} prompts and {len(sampling_params)} sampling_params; give one for all, or as many"
