@@ -4,8 +4,8 @@ Ownership: a block is in the tree or it belongs to a sequence, never both. `exte
 the tree; from then on the sequence only holds a lease, and `evict` gives the blocks of unleased leaves back.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radix.block_hash import TOKEN_BYTES
@@ -125,21 +125,41 @@ class PrefixCache:
         for node in self._tree.nodes():
             yield from node.value.block_ids
 
-    def check_integrity(self) -> None:
-        """Raise AssertionError where the tree, the leases, the idle list or the counts disagree."""
+    def leased(self, lease: Lease) -> BlockRun:
+        """All that a lease pins, from the root on."""
+        runs = [node.value for node in reversed(list(lease.path()))]
+        return BlockRun([block for run in runs for block in run.block_ids], b"".join(run.tokens for run in runs))
+
+    def check_integrity(self, leases: Iterable[Lease] = ()) -> None:
+        """Raise AssertionError where the tree, the leases, the idle list or the counts disagree.
+
+        Args:
+            leases: all that were given out and not given back.
+        """
         self._tree.check_integrity()
+        ending = Counter(lease for lease in leases if lease is not self.root)
         nodes = list(self._tree.nodes())
+        if not ending.keys() <= set(nodes) or not self._idle.keys() <= set(nodes):
+            raise AssertionError("a lease or the idle list names a node that is not in the tree")
         for node in nodes:
-            run = node.value
-            below = sum(child.value.num_leases for child in node.children.values())
-            if len(run.block_ids) != len(node.hashes) or len(run.tokens) != len(node.hashes) * self._block_bytes:
-                raise AssertionError("a run's hashes, blocks and tokens differ in number")
-            if run.num_leases < below or (run.num_leases == 0) != (node in self._idle):
-                raise AssertionError("a node's leases disagree with its children's or with the idle list")
+            self._check_node(node, ending[node])
         if self.num_idle_blocks != sum(len(node.hashes) for node in self._idle):
             raise AssertionError("the count of idle blocks is wrong")
-        if len(self._idle) != sum(node.value.num_leases == 0 for node in nodes):
-            raise AssertionError("the idle list holds a node that is not in the tree")
+        seen: set[Lease] = set()
+        for node in self._idle:
+            seen.add(node)
+            if node.parent in seen:
+                raise AssertionError("the idle list has a node behind its ancestor")
+
+    def _check_node(self, node: Lease, num_ending: int) -> None:
+        run = node.value
+        below = sum(child.value.num_leases for child in node.children.values())
+        if len(run.block_ids) != len(node.hashes) or len(run.tokens) != len(node.hashes) * self._block_bytes:
+            raise AssertionError("a run's hashes, blocks and tokens differ in number")
+        if run.num_leases != below + num_ending:
+            raise AssertionError(f"a node is pinned {run.num_leases} times by {below + num_ending} leases")
+        if (run.num_leases == 0) != (node in self._idle):
+            raise AssertionError("the idle list is not the unpinned nodes")
 
     def _pin(self, node: Lease, count: int) -> Lease:
         """Pin the first `count` blocks of a node whose ancestors are pinned, splitting it where the run is longer."""
