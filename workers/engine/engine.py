@@ -121,7 +121,7 @@ class Engine:
         return self.kv.cache.take_events()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where blocks, tables, queues and prefix cache disagree; see `workers.engine.integrity`."""
+        """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
         check_integrity(self.kv, self._scheduler, [s for completions in self._sequences.values() for s in completions])
 
     def _postprocess(self, batch: ScheduledBatch, tokens: Items[int]) -> list[RequestOutput]:
