@@ -13,7 +13,7 @@ from radix.events import BlocksRemoved, BlocksStored, CacheEvent
 from radix.tree import RadixNode, RadixTree
 
 
-@dataclass
+@dataclass(slots=True)
 class BlockRun:
     """The value of a node: one block id and `block_size` tokens (int32 bytes) per hash, and the leases through it."""
 
@@ -104,10 +104,19 @@ class PrefixCache:
     def evict(self, num_blocks: int) -> list[int]:
         """Drop up to `num_blocks` unpinned blocks, least recently used leaf first, and return their ids."""
         freed: list[int] = []
-        while len(freed) < num_blocks and self._idle:
-            leaf = next(iter(self._idle))
-            freed += self._cut_tail(leaf, num_blocks - len(freed))
-        self.num_idle_blocks -= len(freed)
+        removed: list[int] = []
+        while self._idle and (missing := num_blocks - len(freed)) > 0:
+            leaf, _ = self._idle.popitem(last=False)
+            if missing < len(leaf.hashes):  # its head stays, and stays the next to go
+                head = self._tree.split(leaf, len(leaf.hashes) - missing)
+                self._idle[head] = None
+                self._idle.move_to_end(head, last=False)
+            self._tree.remove(leaf)
+            freed += leaf.value.block_ids
+            removed += leaf.hashes
+        if freed:
+            self.num_idle_blocks -= len(freed)
+            self._events.append(BlocksRemoved(tuple(removed)))
         return freed
 
     def take_events(self) -> list[CacheEvent]:
@@ -184,20 +193,6 @@ class PrefixCache:
             run.tokens += tokens
             return lease
         return self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
-
-    def _cut_tail(self, leaf: Lease, num_blocks: int) -> list[int]:
-        """Drop the last `num_blocks` blocks of an idle leaf, or all of it, and report the hashes gone."""
-        keep = max(len(leaf.hashes) - num_blocks, 0)
-        run = leaf.value
-        freed = run.block_ids[keep:]
-        self._events.append(BlocksRemoved(tuple(leaf.hashes[keep:])))
-        if keep == 0:
-            del self._idle[leaf]
-            self._tree.remove(leaf)
-        else:
-            leaf.hashes, run.block_ids = leaf.hashes[:keep], run.block_ids[:keep]
-            run.tokens = run.tokens[: keep * self._block_bytes]
-        return freed
 
     def _same_blocks(self, held: bytes, wanted: bytes, count: int) -> int:
         """How many of the first `count` blocks hold the same tokens."""

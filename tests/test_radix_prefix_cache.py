@@ -151,6 +151,16 @@ def test_eviction_cuts_a_run_from_its_tail() -> None:
     assert cache.evict(0) == cache.evict(-1) == []
 
 
+def test_an_eviction_is_one_event() -> None:
+    cache = cache_of(((1, 2), [10, 11]), ((3, 4), [13, 14]), ((1, 5, 6), [0, 15, 16]))
+    cache.take_events()
+    assert cache.evict(4) == [11, 13, 14, 16]
+    removed = [hashes_of(path)[-1] for path in ((1, 2), (3,), (3, 4), (1, 5, 6))]
+    assert cache.take_events() == [BlocksRemoved(tuple(removed))]
+    assert cache.evict(0) == cache.take_events() == []
+    cache.check_integrity()
+
+
 def test_the_root_is_a_lease_that_pins_nothing() -> None:
     cache = cache_of(((1,), [10]))
     assert acquire(cache, (5,)) is cache.root
