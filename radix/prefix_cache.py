@@ -94,12 +94,17 @@ class PrefixCache:
         return lease, kept
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; what nobody pins any more becomes evictable, most recently used last."""
+        """Give a lease back; what nobody pins any more becomes evictable, most recently used last.
+
+        Runs that come free together and nothing branches off between are one run again, so splits do not add up.
+        """
         for node in lease.path():
             node.value.num_leases -= 1
             if node.value.num_leases == 0:
-                self._idle[node] = None
                 self.num_idle_blocks += len(node.hashes)
+                if node is not lease and len(node.children) == 1:
+                    self._absorb_child(node)
+                self._idle[node] = None
 
     def evict(self, num_blocks: int) -> list[int]:
         """Drop up to `num_blocks` unpinned blocks, least recently used leaf first, and return their ids."""
@@ -193,6 +198,13 @@ class PrefixCache:
             run.tokens += tokens
             return lease
         return self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
+
+    def _absorb_child(self, node: Lease) -> None:
+        """Undo a split of a run that is idle as a whole and was used at the same time."""
+        child = self._tree.absorb_child(node)
+        del self._idle[child]
+        node.value.block_ids = node.value.block_ids + child.value.block_ids
+        node.value.tokens += child.value.tokens
 
     def _same_blocks(self, held: bytes, wanted: bytes, count: int) -> int:
         """How many of the first `count` blocks hold the same tokens."""

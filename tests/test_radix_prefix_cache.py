@@ -151,6 +151,30 @@ def test_eviction_cuts_a_run_from_its_tail() -> None:
     assert cache.evict(0) == cache.evict(-1) == []
 
 
+def test_a_path_that_comes_free_whole_is_one_run_again() -> None:
+    cache = cache_of(((1, 2, 3, 4), [10, 11, 12, 13]))
+    longer, shorter = acquire(cache, (1, 2, 3, 4)), acquire(cache, (1, 2))
+    cache.release(shorter)
+    assert len(list(cache.snapshot())) == 2
+    cache.release(longer)
+    cache.check_integrity()
+    assert list(cache.snapshot()) == [BlocksStored(ROOT, tuple(hashes_of((1, 2, 3, 4))))]
+    assert match_ids(cache, (1, 2, 3, 4)) == [10, 11, 12, 13]
+
+
+def test_runs_that_were_used_at_different_times_stay_apart() -> None:
+    cache = cache_of(((1, 2, 3, 4), [10, 11, 12, 13]), ((5,), [14]), ((1, 2), [0, 0]))
+    assert [cache.evict(1) for _ in range(5)] == [[13], [12], [14], [11], [10]]
+
+
+def test_a_branch_keeps_runs_apart() -> None:
+    cache = cache_of(((1, 2, 3), [10, 11, 12]), ((1, 2, 4), [0, 0, 13]), ((1, 2, 3), [0, 0, 0]))
+    assert len(list(cache.snapshot())) == 3
+    assert cache.evict(1) == [13]
+    cache.release(acquire(cache, (1, 2, 3)))
+    assert len(list(cache.snapshot())) == 1
+
+
 def test_an_eviction_is_one_event() -> None:
     cache = cache_of(((1, 2), [10, 11]), ((3, 4), [13, 14]), ((1, 5, 6), [0, 15, 16]))
     cache.take_events()

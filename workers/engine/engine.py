@@ -117,7 +117,7 @@ class Engine:
         return self._sequences[request_id][0]
 
     def take_events(self) -> list[CacheEvent]:
-        """Changes of the prefix cache since the last call."""
+        """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
         return self.kv.cache.take_events()
 
     def check_integrity(self) -> None:
