@@ -165,7 +165,7 @@ def many_requests_come_and_go(count: int = 2000) -> None:
         engine.add_request(request_of(str(number), prompt, rng.choice([1, 4, 9]), n=rng.choice([1, 1, 1, 3])))
         if rng.random() < 0.2:
             engine.abort(str(rng.randint(max(0, number - 6), number)))
-        for _ in range(100):
+        for _ in range(40):
             engine.step()
             if len(engine._sequences) < 6:
                 break

@@ -102,7 +102,7 @@ def test_a_schedule_drawn_from_a_seed(seed: int) -> None:
 
 
 @pytest.mark.long
-def test_a_million_steps() -> None:
+def test_a_million_steps(capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand seeds of a thousand steps, a full check after each step; a failure names its seed."""
     num_steps, begin_s = 0, time.monotonic()
     for seed in range(1000):
@@ -111,5 +111,6 @@ def test_a_million_steps() -> None:
         except AssertionError as error:
             raise AssertionError(f"random_schedule({seed}, {STEPS_OF_A_SEED}): {error}") from error
         if seed % 100 == 99:
-            print(f"{num_steps} steps in {time.monotonic() - begin_s:.0f} s", flush=True)
+            with capsys.disabled():
+                print(f"\n{num_steps} steps in {time.monotonic() - begin_s:.0f} s", end="", flush=True)
     assert num_steps >= 1_000_000

@@ -12,7 +12,8 @@ check_progress         the table has one entry per started block, a running sequ
 check_queues           each live sequence stands in one queue, the one its status names, behind its parent
 
 That blocks hold the KV of their tokens, and free ones nothing that is read again, needs a look into the memory: see
-tests/witness.py. docs/correctness.md lists the invariants with the check and the tests of each.
+tests/witness.py. Eviction order, events and what is left in the end have tests of their own: docs/correctness.md lists
+all invariants with the check or test of each.
 """
 
 from collections.abc import Iterable
