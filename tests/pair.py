@@ -37,6 +37,7 @@ class Pair:
             tokens[output.request_id] += output.token_ids
             assert output.num_cached_tokens == self.handoffs[output.request_id].num_cached_tokens
         assert [num_leaked_blocks(engine) for engine in self.engines] == [0, 0]
+        assert self.prefill._max_tokens == self.decode._num_cached_tokens == {}
         return tokens
 
     def run_prefill(self, batch: list[GenerationRequest]) -> None:
