@@ -15,11 +15,11 @@ import torch.nn.functional as F
 
 from workers.config import WeightConfig
 from workers.engine.attention_metadata import AttentionMetadata
-from workers.models.llama import LlamaModel
+from workers.models.decoder import Decoder
 from workers.models.spec import ModelSpec, read_model_spec
 from workers.tokenizer import Tokenizer
 from workers.weights.checkpoint import Checkpoint
-from workers.weights.loader import LlamaLoader
+from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import TINY_MODEL
 
 HELD_OUT = TINY_MODEL / "heldout.txt.xz"
@@ -44,11 +44,11 @@ def xz_bits_per_byte() -> float:
     return 8 * len(lzma.compress(text, preset=9)) / len(text)
 
 
-def load_model(model_dir: Path, config: WeightConfig) -> LlamaModel:
+def load_model(model_dir: Path, config: WeightConfig) -> Decoder:
     """The decoder alone, on the CPU."""
     spec = read_model_spec(model_dir)
-    weights = LlamaLoader(Checkpoint(model_dir), spec, config, torch.device("cpu")).load()
-    return LlamaModel(spec, weights, strict=False)
+    weights = WeightLoader(Checkpoint(model_dir), spec, config, torch.device("cpu")).load()
+    return Decoder(spec, weights, strict=False)
 
 
 @torch.inference_mode()
@@ -67,12 +67,12 @@ def bits_per_byte(model_dir: Path, text: str, config: WeightConfig) -> float:
     return nats / math.log(2) / len(text.encode())
 
 
-def window_losses(model: LlamaModel, window: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def window_losses(model: Decoder, window: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Nats of each token but the first, given those before it in the window."""
     return F.cross_entropy(all_logits(model, window[:-1], dtype), window[1:], reduction="none")
 
 
-def all_logits(model: LlamaModel, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def all_logits(model: Decoder, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """float32 [tokens, vocab]: what follows each token, given those before it."""
     rows = torch.arange(len(tokens))
     metadata = AttentionMetadata(rows, rows, (torch.zeros(1, dtype=torch.int64),), (len(rows),), (len(rows),), rows)

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.engine.build import BuiltEngine, build_engine, kv_bytes_per_token
 from workers.engine.engine import Engine
+from workers.models.decoder import DecoderWeights
 from workers.models.spec import read_model_spec
 from workers.request import GenerationRequest, RequestOutput, SamplingParams
+from workers.weights.checkpoint import Checkpoint
+from workers.weights.loader import WeightLoader
 
 VOCAB_SIZE = 256
+Tensors = dict[str, torch.Tensor]
 
 
 def save_random_llama(path: Path, *, num_layers: int, tied: bool, shard_size: str = "5GB") -> Path:
@@ -42,6 +47,18 @@ def save_random_llama(path: Path, *, num_layers: int, tied: bool, shard_size: st
 def edit_json(path: Path, **changes: object) -> None:
     """Set keys of a JSON object in a file."""
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+def edit_tensors(model_dir: Path, edit: Callable[[Tensors], object]) -> None:
+    """Change the tensors of a checkpoint of one file."""
+    tensors = load_file(model_dir / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, model_dir / "model.safetensors")
+
+
+def load_weights(model_dir: Path, config: WeightConfig) -> DecoderWeights:
+    """The weights alone, on the CPU."""
+    return WeightLoader(Checkpoint(model_dir), read_model_spec(model_dir), config, torch.device("cpu")).load()
 
 
 def small_engine(

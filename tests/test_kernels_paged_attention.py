@@ -27,8 +27,8 @@ class Batch:
     query_lens: list[int]
     context_lens: list[int]
 
-    def attend(self) -> torch.Tensor:
-        return paged_attention(self.q, self.cache, self.tables, self.query_lens, self.context_lens)
+    def attend(self, window: int = 0) -> torch.Tensor:
+        return paged_attention(self.q, self.cache, self.tables, self.query_lens, self.context_lens, window=window)
 
 
 def make_batch(
@@ -50,23 +50,24 @@ def make_batch(
     return Batch(q, kv, cache, tables, [new for new, _ in lens], [context for _, context in lens])
 
 
-def plain_attention(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+def plain_attention(q: torch.Tensor, kv: torch.Tensor, window: int) -> torch.Tensor:
     """The newest len(q) positions of one sequence, one head and one position at a time, in float64."""
     k, v = kv.double()
     out = torch.empty(q.shape, dtype=torch.float64)
     group = q.shape[1] // k.shape[1]
     for row in range(q.shape[0]):
-        seen = k.shape[0] - q.shape[0] + row + 1
+        end = k.shape[0] - q.shape[0] + row + 1
+        seen = slice(max(0, end - window) if window else 0, end)
         for head in range(q.shape[1]):
-            scores = k[:seen, head // group] @ q[row, head].double() / HEAD_DIM**0.5
-            out[row, head] = torch.softmax(scores, 0) @ v[:seen, head // group]
+            scores = k[seen, head // group] @ q[row, head].double() / HEAD_DIM**0.5
+            out[row, head] = torch.softmax(scores, 0) @ v[seen, head // group]
     return out
 
 
-def assert_right(batch: Batch) -> None:
+def assert_right(batch: Batch, window: int = 0) -> None:
     parts = torch.split(batch.q, batch.query_lens)
-    expected = torch.cat([plain_attention(q, kv) for q, kv in zip(parts, batch.kv, strict=True)])
-    out = batch.attend()
+    expected = torch.cat([plain_attention(q, kv, window) for q, kv in zip(parts, batch.kv, strict=True)])
+    out = batch.attend(window)
     assert out.dtype == batch.q.dtype
     assert out.shape == batch.q.shape
     assert (out.double() - expected).abs().max() <= TOLERANCE[batch.q.dtype]
@@ -81,6 +82,11 @@ def test_a_ragged_batch_over_shuffled_blocks(heads: tuple[int, int], dtype: torc
 @pytest.mark.parametrize("block_size", [1, 3, 16, 64])
 def test_any_block_size(block_size: int) -> None:
     assert_right(make_batch(RAGGED, block_size=block_size))
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 22, 23, 24, 49, 50, 10**6])
+def test_a_sliding_window(window: int) -> None:
+    assert_right(make_batch(RAGGED), window)
 
 
 @pytest.mark.parametrize("new", [1, 2, 15, 16, 17, 40])

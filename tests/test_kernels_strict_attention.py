@@ -8,6 +8,7 @@ from kernels.strict_attention import CHUNK_ROWS, SEGMENT, TILE, attend_strict
 
 HEADS = [(4, 2, 64), (4, 2, 16), (8, 8, 128), (32, 4, 64), (5, 1, 24)]  # heads, kv heads, head_dim
 LENGTH = 700
+WINDOWS = [0, 1, 37, 256]
 # New tokens [begin, end) of a context of `end` tokens: single ones, odd ones, across segments, tiles and row chunks.
 CUTS = [
     (0, 1),
@@ -36,19 +37,37 @@ def test_the_cuts_cross_every_border() -> None:
 
 
 @pytest.mark.parametrize("shape", HEADS)
-def test_it_equals_the_reference(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_it_equals_the_reference(shape: tuple[int, int, int], window: int) -> None:
     q, kv = random_context(*shape)
     for begin, end in CUTS:
-        torch.testing.assert_close(attend_strict(q[begin:end], kv[:, :end]), attend_one(q[begin:end], kv[:, :end]))
+        part, context = q[begin:end], kv[:, :end]
+        torch.testing.assert_close(attend_strict(part, context, window), attend_one(part, context, window))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", HEADS)
-def test_no_cut_changes_a_bit(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_cut_changes_a_bit(shape: tuple[int, int, int], window: int, dtype: torch.dtype) -> None:
     q, kv = (tensor.to(dtype) for tensor in random_context(*shape))
-    whole = attend_strict(q, kv)
+    whole = attend_strict(q, kv, window)
     for begin, end in CUTS:
-        assert torch.equal(attend_strict(q[begin:end], kv[:, :end]), whole[begin:end]), (begin, end)
+        assert torch.equal(attend_strict(q[begin:end], kv[:, :end], window), whole[begin:end]), (begin, end)
+
+
+@pytest.mark.parametrize("shape", HEADS)
+def test_what_is_before_the_window_changes_no_bit(shape: tuple[int, int, int]) -> None:
+    q, kv = random_context(*shape)
+    other = kv.clone()
+    other[:, :440] = 7.0
+    assert torch.equal(attend_strict(q[650:], kv, 211), attend_strict(q[650:], other, 211))
+    assert not torch.equal(attend_strict(q[650:], kv, 212), attend_strict(q[650:], other, 212))
+
+
+@pytest.mark.parametrize("window", [LENGTH, LENGTH + 1, 10**6])
+def test_a_window_as_long_as_the_context_is_none(window: int) -> None:
+    q, kv = random_context(*HEADS[0])
+    assert torch.equal(attend_strict(q, kv, window), attend_strict(q, kv))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

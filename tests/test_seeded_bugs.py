@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import drain, generate, request_of, small_engine
 from tests.pair import Pair
+from tests.parity import LogitsRecorder
 from tests.seeded_block_bugs import BLOCK_BUGS, many_requests_come_and_go
 from tests.seeded_bug import SeededBug
 from tests.seeded_prefix_bugs import PREFIX_BUGS
-from tests.test_workers_llama import LogitsRecorder
 from workers.engine import build
 from workers.engine.kv_manager import KVManager
 from workers.engine.sequence import Sequence

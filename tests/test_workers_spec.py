@@ -1,29 +1,51 @@
 """`config.json`: what the decoder would get wrong is refused, in words that name the file and the field."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import edit_json
-from workers.models.spec import ModelError, read_model_spec
+from tests.families import LLAMA3, YARN
+from tests.helpers import edit_json, request_of, small_engine
+from workers.models.spec import ModelError, ModelSpec, read_model_spec
+from workers.request import RequestError
 
 UNSUPPORTED: list[tuple[dict[str, object], str]] = [
-    ({"architectures": ["MistralForCausalLM"]}, "architectures is .'MistralForCausalLM'"),
-    ({"architectures": None}, "architectures is None"),
+    ({"architectures": ["GemmaForCausalLM"]}, "architectures is .'GemmaForCausalLM'.; served are Llama"),
     ({"quantization_config": {"quant_method": "awq"}}, "quantised already"),
-    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope type is llama3"),
-    ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope type is linear"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type is dynamic"),
-    ({"hidden_act": "gelu"}, "hidden_act is gelu"),
-    ({"attention_bias": True}, "attention_bias is set"),
-    ({"mlp_bias": True}, "mlp_bias is set"),
-    ({"hidden_size": -1}, "hidden_size is -1; it must be"),
+    ({"quantization_config": {}}, "quantised already"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope type dynamic is not served"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is served"),
+    ({"hidden_act": ["silu"]}, "hidden_act is"),
+    ({"hidden_size": -1}, "hidden_size is -1; it must be an integer from 1 to"),
+    ({"hidden_size": "64"}, "hidden_size is '64'"),
+    ({"intermediate_size": 128.0}, "intermediate_size is 128.0"),
+    ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+    ({"num_hidden_layers": 10**30}, "num_hidden_layers is 10"),
+    ({"vocab_size": 0}, "vocab_size is 0"),
+    ({"vocab_size": None}, "vocab_size is missing"),
     ({"num_key_value_heads": 3}, "4 heads cannot share 3 key-value heads"),
+    ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+    ({"num_key_value_heads": False}, "num_key_value_heads is False"),
     ({"head_dim": 15}, "head_dim is 15; rotary embedding needs an even one"),
-    ({"num_attention_heads": 0, "head_dim": None}, ""),
-    ({"vocab_size": None}, "vocab_size"),
-    ({"hidden_size": "64"}, "hidden_size"),
+    ({"head_dim": 0}, "head_dim is 0"),
+    ({"head_dim": None, "hidden_size": 66}, "hidden_size 66 is no multiple of 4 heads"),
+    ({"head_dim": None, "num_attention_heads": 128}, "hidden_size 64 is no multiple of 128 heads"),
+    ({"num_attention_heads": 0, "head_dim": None}, "num_attention_heads is 0"),
+    ({"rms_norm_eps": 0}, "rms_norm_eps is 0; it must be a number from 1e-20 to 1"),
+    ({"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'"),
+    ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan"),
+    ({"max_position_embeddings": None}, "max_position_embeddings is missing"),
+    ({"max_position_embeddings": 2**40}, "max_position_embeddings is 1099511627776"),
+    (
+        {"max_position_embeddings": 2**20, "rope_parameters": {"rope_type": "linear", "factor": 8}},
+        "the context is 8388608 tokens; at most 4194304 are served",
+    ),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
+    ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be a token id or a list"),
+    ({"eos_token_id": True}, "eos_token_id is True"),
+    ({"eos_token_id": [3, -1]}, "eos_token_id is .3, -1."),
 ]
 
 
@@ -40,11 +62,11 @@ def test_a_missing_field_is_named(model_copy: Path, missing: str) -> None:
     config = json.loads(path.read_text("utf-8"))
     del config[missing]
     path.write_text(json.dumps(config), "utf-8")
-    with pytest.raises(ModelError, match=rf"config\.json: '{missing}' is missing"):
+    with pytest.raises(ModelError, match=rf"config\.json: {missing} is missing"):
         read_model_spec(model_copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00\x01"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00\x01", "[" * 100_000])
 def test_a_file_that_is_no_object_is_named(model_copy: Path, text: str) -> None:
     (model_copy / "config.json").write_text(text, "utf-8")
     with pytest.raises(ModelError, match=r"config\.json"):
@@ -63,8 +85,34 @@ def test_end_of_sequence_tokens(model_copy: Path, eos: object, wanted: set[int])
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rope_parameters": {"rope_theta": 5e5}}, {"rope_parameters": None, "rope_theta": 5e5}]
+    ("changes", "wanted"),
+    [
+        ({}, 512),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 3.0}}, 1536),
+        ({"rope_parameters": LLAMA3}, 512),
+        ({"rope_parameters": YARN}, 256),
+    ],
 )
-def test_rope_theta_of_new_and_of_old_configs(model_copy: Path, changes: dict[str, object]) -> None:
+def test_the_context_served_is_the_scaled_one(model_copy: Path, changes: dict[str, object], wanted: int) -> None:
     edit_json(model_copy / "config.json", **changes)
-    assert read_model_spec(model_copy).rope_theta == 5e5
+    assert read_model_spec(model_copy).max_model_len == wanted
+    small_engine(model_copy, num_blocks=400).engine.add_request(request_of("fits", [1] * (wanted - 1), 1))
+    with pytest.raises(RequestError, match=f"context is {wanted} tokens"):
+        small_engine(model_copy, num_blocks=400).engine.add_request(request_of("too long", [1] * wanted, 1))
+
+
+def test_old_and_new_configs_are_one_model(model_copy: Path) -> None:
+    new: dict[str, object] = {"rope_parameters": LLAMA3}
+    scaling = {**LLAMA3, "rope_theta": None}
+    old: dict[str, object] = {"rope_theta": 500.0, "rope_scaling": scaling, "rope_parameters": None}
+    specs: list[ModelSpec] = []
+    for changes in (new, old):
+        edit_json(model_copy / "config.json", **changes)
+        specs.append(read_model_spec(model_copy))
+    assert specs[0] == specs[1]
+
+
+def test_without_sizes_of_their_own_heads_share_the_hidden_size(model_copy: Path) -> None:
+    edit_json(model_copy / "config.json", head_dim=None, num_key_value_heads=None, rms_norm_eps=None)
+    spec = read_model_spec(model_copy)
+    assert (spec.head_dim, spec.num_kv_heads, spec.rms_norm_eps) == (16, 4, 1e-6)

@@ -1,6 +1,7 @@
 """Checkpoints: what is read, how it is packed, and what is refused with which words."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -9,29 +10,30 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tests.helpers import generate, request_of, save_random_llama, small_engine
+from tests.helpers import (
+    Tensors,
+    edit_tensors,
+    generate,
+    load_weights,
+    request_of,
+    save_random_llama,
+    small_engine,
+)
 from workers.config import WeightConfig
-from workers.models.llama import LlamaWeights
-from workers.models.spec import ModelError, read_model_spec
-from workers.weights.checkpoint import Checkpoint
-from workers.weights.loader import LlamaLoader
+from workers.models.decoder import DecoderWeights
+from workers.models.spec import ModelError
 from workers.weights.model_dir import model_digest, resolve_model_dir
 
 PLAIN = WeightConfig(quantization="none", dtype="float32")
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
-Tensors = dict[str, torch.Tensor]
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+ATTENTION = "model.layers.0.self_attn"
 
 
-def load(model_dir: Path, config: WeightConfig = PLAIN) -> LlamaWeights:
-    return LlamaLoader(Checkpoint(model_dir), read_model_spec(model_dir), config, torch.device("cpu")).load()
-
-
-def edit_tensors(model_dir: Path, edit: Callable[[Tensors], object]) -> None:
-    tensors = load_file(model_dir / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, model_dir / "model.safetensors")
+def load(model_dir: Path, config: WeightConfig = PLAIN) -> DecoderWeights:
+    return load_weights(model_dir, config)
 
 
 def test_a_sharded_checkpoint_is_the_same_model(untied_dir: Path, tmp_path: Path) -> None:
@@ -57,6 +59,22 @@ def test_a_packed_matrix_computes_its_shards_in_order(untied_dir: Path, name: st
     packed = {"q": layer.qkv_proj, "o": layer.o_proj, "g": layer.gate_up_proj, "d": layer.down_proj}[module[0]]
     x = torch.randn(5, shards[0].shape[1])
     torch.testing.assert_close(packed(x), torch.cat([x @ shard.T for shard in shards], dim=1))
+
+
+def test_frequencies_in_old_checkpoints_are_not_read(model_copy: Path) -> None:
+    """Old Llama checkpoints store them; they follow from config.json."""
+    names = [f"{ATTENTION}.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"]
+    edit_tensors(model_copy, lambda tensors: tensors.update({name: torch.full((8,), 9.0) for name in names}))
+    load(model_copy)
+
+
+def test_a_tied_head_may_be_stored_but_must_be_the_embedding(tied_dir: Path, tmp_path: Path) -> None:
+    model_dir = Path(shutil.copytree(tied_dir, tmp_path / "model"))
+    edit_tensors(model_dir, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].clone()}))
+    assert torch.equal(load(model_dir).lm_head.weight, load(tied_dir).lm_head.weight)
+    edit_tensors(model_dir, lambda tensors: tensors[HEAD][3, 5].add_(1.0))
+    with pytest.raises(ModelError, match=r"ties the embeddings, but lm_head\.weight is not"):
+        load(model_dir)
 
 
 def test_int4_weights_are_the_checkpoint_within_half_a_level(untied_dir: Path) -> None:

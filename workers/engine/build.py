@@ -13,10 +13,10 @@ from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
 from workers.engine.kv_manager import KVManager
 from workers.engine.model_runner import ModelRunner
-from workers.models.llama import LlamaModel
+from workers.models.decoder import Decoder
 from workers.models.spec import ModelSpec, read_model_spec
 from workers.weights.checkpoint import Checkpoint
-from workers.weights.loader import LlamaLoader
+from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import model_digest
 
 
@@ -46,7 +46,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     """
     spec = read_model_spec(model_dir)
     device = pick_device(config.weights.device)
-    weights = LlamaLoader(Checkpoint(model_dir), spec, config.weights, device).load()
+    weights = WeightLoader(Checkpoint(model_dir), spec, config.weights, device).load()
     block_size = config.cache.block_size
     dtype: torch.dtype = getattr(torch, config.weights.dtype)
     num_blocks = config.cache.num_blocks(kv_bytes_per_token(spec, dtype))
@@ -54,7 +54,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     namespace = namespace or kv_namespace(model_dir, config.weights, block_size)
     root = root_hash(namespace, secret)
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
-    model = LlamaModel(spec, weights, strict=config.weights.numerics == "strict")
+    model = Decoder(spec, weights, strict=config.weights.numerics == "strict")
     engine = Engine(
         ModelRunner(model, kv_cache, block_size, eos_token_ids),
         KVManager(BlockPool(num_blocks), PrefixCache(block_size, root), kv_cache, block_size),

@@ -66,8 +66,8 @@ class Engine:
         Returns the first completion; the others are its forks.
 
         Raises:
-            RequestError: the prompt is empty or cannot fit, an unknown token is named, the id is in use, or blocks are to be
-                held for more than one completion.
+            RequestError: the prompt is empty or cannot fit, an unknown token is named, the id is in use, or blocks are
+                to be held for more than one completion.
         """
         self._check(request)
         if hold and request.sampling.n > 1:

@@ -6,7 +6,7 @@ from workers.engine.attention_metadata import build_attention_metadata
 from workers.engine.kv_cache import KVCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch
-from workers.models.llama import LlamaModel
+from workers.models.decoder import Decoder
 from workers.request import SampledToken
 
 
@@ -14,7 +14,7 @@ class ModelRunner:
     """Runs a model over the blocks of one KV cache. Requests that ask for `min_tokens` do not draw `eos_token_ids`."""
 
     def __init__(
-        self, model: LlamaModel, kv_cache: KVCache, block_size: int, eos_token_ids: frozenset[int] = frozenset()
+        self, model: Decoder, kv_cache: KVCache, block_size: int, eos_token_ids: frozenset[int] = frozenset()
     ) -> None:
         self._model = model
         self._kv_cache = kv_cache

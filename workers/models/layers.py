@@ -11,15 +11,20 @@ from kernels.strict_attention import TILE
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T. `weight` is [N, K], packed or not; x of any float dtype is rounded to `dtype` first."""
+    """y = x W^T + b. `weight` is [N, K], packed or not; x of any float dtype is rounded to `dtype` first.
+
+    `bias` is float32 [N] or None, added to the product in float32.
+    """
 
     weight: torch.Tensor | Int4Weight
     dtype: torch.dtype
+    bias: torch.Tensor | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [rows, K]: returns [rows, N] in `dtype`."""
         x = x.to(self.dtype)
-        return int4_linear(x, self.weight) if isinstance(self.weight, Int4Weight) else F.linear(x, self.weight)
+        y = int4_linear(x, self.weight) if isinstance(self.weight, Int4Weight) else F.linear(x, self.weight)
+        return y if self.bias is None else (y + self.bias).to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -46,21 +51,5 @@ class RMSNorm:
     eps: float
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise float32 [rows, hidden]."""
+        """Normalise float32 [..., N] along the last dimension; `weight` is float32 [N]."""
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-
-
-class RotaryEmbedding:
-    """Rotary position embedding (Su et al. 2021), halves rotated as in Hugging Face checkpoints."""
-
-    def __init__(self, head_dim: int, max_len: int, theta: float, device: torch.device) -> None:
-        frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-        angles = torch.outer(torch.arange(max_len, dtype=torch.float32), frequencies)
-        self._cos = angles.cos().to(device)
-        self._sin = angles.sin().to(device)
-
-    def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Rotate x [rows, heads, head_dim] by int64 positions [rows], in float32, returned in the dtype of x."""
-        cos, sin = self._cos[positions, None], self._sin[positions, None]
-        first, second = x.float().chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

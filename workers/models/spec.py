@@ -1,10 +1,13 @@
 """The shape of a model, read from a Hugging Face `config.json` and checked."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from workers.models.config_fields import MAX_SIZE, ConfigFields, shown
+from workers.models.families import Traits, read_traits
+from workers.models.rope import Rope
+from workers.models.rope_config import read_rope
 
 
 class ModelError(ValueError):
@@ -13,7 +16,12 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What the decoder needs to know of a Llama-architecture model."""
+    """What the decoder needs to know of a model.
+
+    Attributes:
+        max_model_len: positions that the rotary embedding is good for; no request may have more tokens.
+        traits: what the model's family adds to the plain decoder.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -23,78 +31,79 @@ class ModelSpec:
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float
-    rope_theta: float
+    rope: Rope
     max_model_len: int
     tie_word_embeddings: bool
     eos_token_ids: frozenset[int]
+    traits: Traits
 
     def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
-        for name, value in sizes.items():
-            if name != "tie_word_embeddings" and not value > 0:
-                raise ModelError(f"config.json: {name} is {value}; it must be positive")
         if self.num_heads % self.num_kv_heads:
-            raise ModelError(f"config.json: {self.num_heads} heads cannot share {self.num_kv_heads} key-value heads")
+            raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key-value heads")
         if self.head_dim % 2:
-            raise ModelError(f"config.json: head_dim is {self.head_dim}; rotary embedding needs an even one")
+            raise ValueError(f"head_dim is {self.head_dim}; rotary embedding needs an even one")
+        if self.max_model_len > MAX_SIZE:
+            raise ValueError(f"the context is {self.max_model_len} tokens; at most {MAX_SIZE} are served")
 
 
 def read_model_spec(model_dir: Path) -> ModelSpec:
-    """Parse `config.json`. Raises ModelError for another architecture or a feature that is not implemented."""
+    """Parse `config.json`. Raises ModelError for another architecture, a feature that is not served, or a bad value."""
     path = model_dir / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}. Is this a Hugging Face model directory?") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} must hold an object, not a {type(config).__name__}")
-    check_supported(path, config)
     try:
-        return spec_from_config(config)
-    except KeyError as error:
-        raise ModelError(f"{path}: {error} is missing") from error
-    except TypeError as error:
+        return spec_from_config(ConfigFields(config))
+    except (ValueError, RecursionError) as error:  # the latter: a value nested too deeply to be shown
         raise ModelError(f"{path}: {error}") from error
 
 
-def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
-    def integer(key: str) -> int:
-        value: int = config[key]
-        if type(value) is not int or value < 1:
-            raise TypeError(f"{key} is {value!r}; it must be a positive integer")
-        return value
-
-    heads = integer("num_attention_heads")
-    rope = config.get("rope_parameters") or {}
-    eos = config.get("eos_token_id")
+def spec_from_config(config: ConfigFields) -> ModelSpec:
+    """Raises ValueError for what cannot be served."""
+    traits = read_traits(config)
+    check_supported(config)
+    rope = read_rope(config)
+    heads = config.integer("num_attention_heads")
     return ModelSpec(
-        vocab_size=integer("vocab_size"),
-        hidden_size=integer("hidden_size"),
-        intermediate_size=integer("intermediate_size"),
-        num_layers=integer("num_hidden_layers"),
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=config.integer("hidden_size"),
+        intermediate_size=config.integer("intermediate_size"),
+        num_layers=config.integer("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or integer("hidden_size") // heads,
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        max_model_len=config.get("max_position_embeddings", 2048),
-        tie_word_embeddings=config.get("tie_word_embeddings", False),
-        eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
+        num_kv_heads=config.integer("num_key_value_heads", heads),
+        head_dim=read_head_dim(config),
+        rms_norm_eps=config.number("rms_norm_eps", 1e-6, least=1e-20, most=1),
+        rope=rope,
+        max_model_len=rope.context(config.integer("max_position_embeddings")),
+        tie_word_embeddings=config.flag("tie_word_embeddings"),
+        eos_token_ids=read_eos_token_ids(config),
+        traits=traits,
     )
 
 
-def check_supported(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what would otherwise run and give wrong tokens."""
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    rope_type = rope.get("rope_type") or rope.get("type") or "default"
-    problems = {
-        f"architectures is {config.get('architectures')}": config.get("architectures") != ["LlamaForCausalLM"],
-        "the checkpoint is quantised already": config.get("quantization_config") is not None,
-        f"rope type is {rope_type}": rope_type != "default",
-        f"hidden_act is {config.get('hidden_act')}": config.get("hidden_act", "silu") != "silu",
-        "attention_bias is set": bool(config.get("attention_bias")),
-        "mlp_bias is set": bool(config.get("mlp_bias")),
-    }
-    found = [problem for problem, present in problems.items() if present]
-    if found:
-        raise ModelError(f"{path}: {'; '.join(found)}. This version serves plain LlamaForCausalLM checkpoints only")
+def check_supported(config: ConfigFields) -> None:
+    """Refuse what no family is served with, and what would otherwise run and give wrong tokens."""
+    if "quantization_config" in config:
+        raise ValueError("the checkpoint is quantised already (quantization_config); take the original one")
+    if config.any("hidden_act") not in (None, "silu"):
+        raise ValueError(f"hidden_act is {shown(config.any('hidden_act'))}; only 'silu' is served")
+
+
+def read_head_dim(config: ConfigFields) -> int:
+    """`head_dim`, or the share of a head in the hidden size where there is none."""
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if "head_dim" not in config and hidden % heads:
+        raise ValueError(f"there is no head_dim, and hidden_size {hidden} is no multiple of {heads} heads")
+    return config.integer("head_dim", hidden // heads)
+
+
+def read_eos_token_ids(config: ConfigFields) -> frozenset[int]:
+    """The tokens that end a sequence: none, one or several."""
+    eos = config.any("eos_token_id")
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if any(type(token) is not int or token < 0 for token in ids):
+        raise ValueError(f"eos_token_id is {shown(eos)}; it must be a token id or a list of them")
+    return frozenset(ids)

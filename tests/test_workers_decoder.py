@@ -1,4 +1,4 @@
-"""The decoder over paged KV computes what Transformers' own Llama computes."""
+"""The decoder over paged KV computes what Transformers' own Llama computes, in every mode of the engine."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,11 +6,10 @@ from typing import Literal
 import pytest
 import torch
 
+from tests.families import save_random_model
 from tests.helpers import VOCAB_SIZE, drain, generate, request_of, small_engine
-from workers.engine.build import BuiltEngine
-from workers.engine.model_runner import ModelRunner
-from workers.engine.scheduler import ScheduledBatch
-from workers.request import GenerationRequest, SampledToken
+from tests.parity import Generated, LogitsRecorder, generate_reference, load_reference
+from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_TOKENS = 100
@@ -20,44 +19,13 @@ PROMPTS = {
     "one": [200],
     "blocks": [(i * 29 + 1) % VOCAB_SIZE for i in range(32)],
 }
-Reference = dict[str, tuple[list[int], torch.Tensor]]
-
-
-class LogitsRecorder:
-    """A runner that keeps every row of logits it samples from, and samples greedily."""
-
-    def __init__(self, built: BuiltEngine) -> None:
-        assert isinstance(built.engine._runner, ModelRunner)
-        self._runner = built.engine._runner
-        built.engine._runner = self
-        self.rows: dict[str, list[torch.Tensor]] = {}
-
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
-        logits = self._runner.compute_logits(batch)
-        names = [item.sequence.request.request_id for item in batch.items if item.samples]
-        for name, row in zip(names, logits, strict=True):
-            self.rows.setdefault(name, []).append(row)
-        return [SampledToken(int(token)) for token in logits.argmax(dim=-1)]
+Reference = dict[str, Generated]
 
 
 def reference(model_dir: Path) -> Reference:
-    """Greedy tokens and the logits they were chosen from, [NUM_TOKENS, vocab], one prompt at a time."""
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    results: Reference = {}
-    for name, prompt in PROMPTS.items():
-        inputs = torch.tensor([prompt])
-        out = model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=NUM_TOKENS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        results[name] = out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits)
-    return results
+    """What every prompt is completed with, one at a time."""
+    model = load_reference(model_dir)
+    return {name: generate_reference(model, [prompt], NUM_TOKENS)[0] for name, prompt in PROMPTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +91,12 @@ def test_bfloat16_stays_close_to_transformers(
         assert float(correlation) > (0.7 if quantization == "int4" else 0.99), name
 
 
-@pytest.mark.parametrize("budget", [7, 2048])
-def test_strict_logits_are_the_same_bits_alone_and_batched(untied_dir: Path, budget: int) -> None:
+@pytest.mark.parametrize("variant", ["llama", "llama-biases", "mistral-window", "qwen3-everything"])
+def test_strict_logits_are_the_same_bits_alone_and_batched(variant: str, tmp_path: Path) -> None:
     """The mode that is served by default; a draw may turn on the last bit, so close is not enough."""
+    model_dir = save_random_model(tmp_path, variant)
     batch = [request_of(name, prompt, 20) for name, prompt in PROMPTS.items()]
-    together, alone = strict_logits(untied_dir, [batch], budget), strict_logits(untied_dir, [[r] for r in batch], 2048)
+    together, alone = strict_logits(model_dir, [batch], 7), strict_logits(model_dir, [[r] for r in batch], 2048)
     for name in PROMPTS:
         assert torch.equal(together[name], alone[name]), name
 

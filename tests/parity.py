@@ -1,0 +1,53 @@
+"""Transformers' own models as the reference: what they generate, and a recorder to hold our logits against theirs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.engine.build import BuiltEngine
+from workers.engine.model_runner import ModelRunner
+from workers.engine.scheduler import ScheduledBatch
+from workers.request import SampledToken
+
+Generated = tuple[list[int], torch.Tensor]  # greedy tokens, and the float32 logits [tokens, vocab] they came from
+
+
+class LogitsRecorder:
+    """A runner that keeps every row of logits it samples from, and samples greedily."""
+
+    def __init__(self, built: BuiltEngine) -> None:
+        assert isinstance(built.engine._runner, ModelRunner)
+        self._runner = built.engine._runner
+        built.engine._runner = self
+        self.rows: dict[str, list[torch.Tensor]] = {}
+
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
+        logits = self._runner.compute_logits(batch)
+        names = [item.sequence.request.request_id for item in batch.items if item.samples]
+        for name, row in zip(names, logits, strict=True):
+            self.rows.setdefault(name, []).append(row)
+        return [SampledToken(int(token)) for token in logits.argmax(dim=-1)]
+
+
+def load_reference(model_dir: Path) -> Any:
+    """Transformers' model of a directory, in float32."""
+    from transformers import AutoModelForCausalLM  # some seconds
+
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+
+
+def generate_reference(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[Generated]:
+    """Greedy completions of prompts of one length, all in one batch."""
+    inputs = torch.tensor(prompts)
+    out = model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    logits = torch.stack(out.logits, dim=1)
+    return [(tokens[inputs.shape[1] :].tolist(), rows) for tokens, rows in zip(out.sequences, logits, strict=True)]
