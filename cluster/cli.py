@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ EPILOG = """examples:
   raydix serve --model meta-llama/Llama-3.2-1B  a model from the Hugging Face Hub
   raydix serve --config cluster.yaml            pools, engine and ports from a file (docs/configuration.md)
   raydix generate --prompt 'def main():'        a completion without a server
+  raydix generate --temperature 0.8 < draft.py  the prompt from a file
 """
 
 
@@ -44,14 +46,27 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--host", help="address to listen on (127.0.0.1)")
     serving.add_argument("--port", type=int, help="port to listen on (8000)")
     serving.set_defaults(command=run_serve)
-    generating = commands.add_parser("generate", help="complete one prompt in this process, without Ray")
-    generating.add_argument("--prompt", required=True, help="text to continue")
-    generating.add_argument("--model", metavar="DIR_OR_ID", help="model directory or Hugging Face Hub id")
-    generating.add_argument("--max-tokens", type=int, default=64, help="tokens to generate (64)")
-    generating.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (0)")
-    generating.add_argument("--seed", type=int, default=0, help="decides the draws where temperature is not 0 (0)")
-    generating.set_defaults(command=run_generate)
+    add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
+
+
+def add_generate_options(parser: argparse.ArgumentParser) -> None:
+    """`raydix generate`; what the sampling options do is said at `workers.sampling_params.SamplingParams`."""
+    parser.add_argument("--prompt", action="append", help="text to continue; may be repeated (standard input)")
+    parser.add_argument("--model", metavar="DIR_OR_ID", help="model directory or Hugging Face Hub id")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens to generate at most (64)")
+    parser.add_argument("--min-tokens", type=int, default=0, help="tokens before which nothing else stops (0)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (0)")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from this many of the likeliest; 0 for all (0)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest with this share (1)")
+    parser.add_argument("--min-p", type=float, default=0.0, help="least likelihood, of the likeliest token's (0)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="for tokens seen; 1 for none (1)")
+    parser.add_argument("--presence-penalty", type=float, default=0.0, help="for tokens generated, -2 to 2 (0)")
+    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="for each time they were, -2 to 2 (0)")
+    parser.add_argument("--seed", type=int, default=0, help="decides the draws where temperature is not 0 (0)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the completion; repeatable")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on after the model's end of text")
+    parser.set_defaults(command=run_generate)
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -70,14 +85,18 @@ def run_serve(options: argparse.Namespace) -> None:
 
 def run_generate(options: argparse.Namespace) -> None:
     """`raydix generate`."""
-    from workers.generate import generate
+    from workers.llm import LLM
     from workers.request import SamplingParams
-    from workers.weights.model_dir import TINY_MODEL, resolve_model_dir
+    from workers.weights.model_dir import TINY_MODEL
 
-    sampling = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature, seed=options.seed)
-    for text in generate(resolve_model_dir(options.model or str(TINY_MODEL)), options.prompt, sampling):
-        print(text, end="", flush=True)
-    print()
+    names = {item.name for item in fields(SamplingParams)}
+    sampling = SamplingParams(**{name: value for name, value in vars(options).items() if name in names})
+    prompts = options.prompt or [sys.stdin.read()]
+    llm = LLM(options.model or TINY_MODEL)
+    for prompt in prompts:
+        for text in llm.stream(prompt, sampling):
+            print(text, end="", flush=True)
+        print()
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

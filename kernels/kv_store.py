@@ -1,4 +1,4 @@
-"""Movement of K and V: into the cache by slot while computing, and whole blocks in and out for a hand-off.
+"""Movement of K and V: into the cache by slot while computing, whole blocks in and out for a hand-off, or copied.
 
 A cache tensor is [layers, 2, num_blocks, block_size, kv_heads, head_dim]: 0 is K and 1 is V. Slot s is position
 s % block_size of block s // block_size.
@@ -24,3 +24,8 @@ def scatter_blocks(cache: torch.Tensor, block_ids: list[int], blocks: torch.Tens
     """Undo `gather_blocks`: write `blocks` into the cache at `block_ids`, in place."""
     ids = torch.tensor(block_ids, dtype=torch.int64, device=cache.device)
     cache.index_copy_(2, ids, blocks.to(cache.device).permute(1, 2, 0, 3, 4, 5))
+
+
+def copy_block(cache: torch.Tensor, source: int, target: int) -> None:
+    """Write the contents of block `source` to block `target` as well, in all layers, in place."""
+    cache.select(2, target).copy_(cache.select(2, source))

@@ -20,7 +20,7 @@ class BlocksStored:
 
 @dataclass(frozen=True)
 class BlocksRemoved:
-    """The worker no longer holds these blocks, a run that ended at a leaf of its tree."""
+    """The worker no longer holds these blocks: runs, one after another, each of which ended at a leaf of its tree."""
 
     hashes: Sequence[int]
 

@@ -4,8 +4,8 @@ Ownership: a block is in the tree or it belongs to a sequence, never both. `exte
 the tree; from then on the sequence only holds a lease, and `evict` gives the blocks of unleased leaves back.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radix.block_hash import TOKEN_BYTES
@@ -13,7 +13,7 @@ from radix.events import BlocksRemoved, BlocksStored, CacheEvent
 from radix.tree import RadixNode, RadixTree
 
 
-@dataclass
+@dataclass(slots=True)
 class BlockRun:
     """The value of a node: one block id and `block_size` tokens (int32 bytes) per hash, and the leases through it."""
 
@@ -94,20 +94,34 @@ class PrefixCache:
         return lease, kept
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; what nobody pins any more becomes evictable, most recently used last."""
+        """Give a lease back; what nobody pins any more becomes evictable, most recently used last.
+
+        Runs that come free together and nothing branches off between are one run again, so splits do not add up.
+        """
         for node in lease.path():
             node.value.num_leases -= 1
             if node.value.num_leases == 0:
-                self._idle[node] = None
                 self.num_idle_blocks += len(node.hashes)
+                if node is not lease and len(node.children) == 1:
+                    self._absorb_child(node)
+                self._idle[node] = None
 
     def evict(self, num_blocks: int) -> list[int]:
         """Drop up to `num_blocks` unpinned blocks, least recently used leaf first, and return their ids."""
         freed: list[int] = []
-        while len(freed) < num_blocks and self._idle:
-            leaf = next(iter(self._idle))
-            freed += self._cut_tail(leaf, num_blocks - len(freed))
-        self.num_idle_blocks -= len(freed)
+        removed: list[int] = []
+        while self._idle and (missing := num_blocks - len(freed)) > 0:
+            leaf, _ = self._idle.popitem(last=False)
+            if missing < len(leaf.hashes):  # its head stays, and stays the next to go
+                head = self._tree.split(leaf, len(leaf.hashes) - missing)
+                self._idle[head] = None
+                self._idle.move_to_end(head, last=False)
+            self._tree.remove(leaf)
+            freed += leaf.value.block_ids
+            removed += leaf.hashes
+        if freed:
+            self.num_idle_blocks -= len(freed)
+            self._events.append(BlocksRemoved(tuple(removed)))
         return freed
 
     def take_events(self) -> list[CacheEvent]:
@@ -125,21 +139,41 @@ class PrefixCache:
         for node in self._tree.nodes():
             yield from node.value.block_ids
 
-    def check_integrity(self) -> None:
-        """Raise AssertionError where the tree, the leases, the idle list or the counts disagree."""
+    def leased(self, lease: Lease) -> BlockRun:
+        """All that a lease pins, from the root on."""
+        runs = [node.value for node in reversed(list(lease.path()))]
+        return BlockRun([block for run in runs for block in run.block_ids], b"".join(run.tokens for run in runs))
+
+    def check_integrity(self, leases: Iterable[Lease] = ()) -> None:
+        """Raise AssertionError where the tree, the leases, the idle list or the counts disagree.
+
+        Args:
+            leases: all that were given out and not given back.
+        """
         self._tree.check_integrity()
+        ending = Counter(lease for lease in leases if lease is not self.root)
         nodes = list(self._tree.nodes())
+        if not ending.keys() <= set(nodes) or not self._idle.keys() <= set(nodes):
+            raise AssertionError("a lease or the idle list names a node that is not in the tree")
         for node in nodes:
-            run = node.value
-            below = sum(child.value.num_leases for child in node.children.values())
-            if len(run.block_ids) != len(node.hashes) or len(run.tokens) != len(node.hashes) * self._block_bytes:
-                raise AssertionError("a run's hashes, blocks and tokens differ in number")
-            if run.num_leases < below or (run.num_leases == 0) != (node in self._idle):
-                raise AssertionError("a node's leases disagree with its children's or with the idle list")
+            self._check_node(node, ending[node])
         if self.num_idle_blocks != sum(len(node.hashes) for node in self._idle):
             raise AssertionError("the count of idle blocks is wrong")
-        if len(self._idle) != sum(node.value.num_leases == 0 for node in nodes):
-            raise AssertionError("the idle list holds a node that is not in the tree")
+        seen: set[Lease] = set()
+        for node in self._idle:
+            seen.add(node)
+            if node.parent in seen:
+                raise AssertionError("the idle list has a node behind its ancestor")
+
+    def _check_node(self, node: Lease, num_ending: int) -> None:
+        run = node.value
+        below = sum(child.value.num_leases for child in node.children.values())
+        if len(run.block_ids) != len(node.hashes) or len(run.tokens) != len(node.hashes) * self._block_bytes:
+            raise AssertionError("a run's hashes, blocks and tokens differ in number")
+        if run.num_leases != below + num_ending:
+            raise AssertionError(f"a node is pinned {run.num_leases} times by {below + num_ending} leases")
+        if (run.num_leases == 0) != (node in self._idle):
+            raise AssertionError("the idle list is not the unpinned nodes")
 
     def _pin(self, node: Lease, count: int) -> Lease:
         """Pin the first `count` blocks of a node whose ancestors are pinned, splitting it where the run is longer."""
@@ -165,19 +199,12 @@ class PrefixCache:
             return lease
         return self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
 
-    def _cut_tail(self, leaf: Lease, num_blocks: int) -> list[int]:
-        """Drop the last `num_blocks` blocks of an idle leaf, or all of it, and report the hashes gone."""
-        keep = max(len(leaf.hashes) - num_blocks, 0)
-        run = leaf.value
-        freed = run.block_ids[keep:]
-        self._events.append(BlocksRemoved(tuple(leaf.hashes[keep:])))
-        if keep == 0:
-            del self._idle[leaf]
-            self._tree.remove(leaf)
-        else:
-            leaf.hashes, run.block_ids = leaf.hashes[:keep], run.block_ids[:keep]
-            run.tokens = run.tokens[: keep * self._block_bytes]
-        return freed
+    def _absorb_child(self, node: Lease) -> None:
+        """Undo a split of a run that is idle as a whole and was used at the same time."""
+        child = self._tree.absorb_child(node)
+        del self._idle[child]
+        node.value.block_ids = node.value.block_ids + child.value.block_ids
+        node.value.tokens += child.value.tokens
 
     def _same_blocks(self, held: bytes, wanted: bytes, count: int) -> int:
         """How many of the first `count` blocks hold the same tokens."""

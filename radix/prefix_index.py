@@ -101,15 +101,23 @@ class PrefixIndex:
         return node
 
     def _remove(self, bit: int, hashes: Sequence[int]) -> None:
-        first = self._node_held_by(bit, hashes[0])
-        above = self._split_before(first, first.hashes.index(hashes[0]))
+        at = 0
+        while at < len(hashes):
+            at += self._remove_run(bit, hashes, at)
+
+    def _remove_run(self, bit: int, hashes: Sequence[int], at: int) -> int:
+        """Remove the run of `hashes` that begins at `at`, and return how long it is."""
+        first = self._node_held_by(bit, hashes[at])
+        above = self._split_before(first, first.hashes.index(hashes[at]))
         touched = [above]
-        for step in list(self._tree.walk(hashes, above)):
+        steps = list(self._tree.walk(hashes, above, at))
+        for step in steps:
             node = self._split(step.node, step.matched)
             node.value &= ~bit
             touched.append(node)
         for node in reversed(touched):
             self._tidy(node)
+        return sum(step.matched for step in steps)
 
     def _tidy(self, node: RadixNode[Holders]) -> None:
         """Remove a run that nobody holds, upwards; merge one with its only child where the same workers hold both."""

@@ -52,12 +52,12 @@ class RadixTree(Generic[Value]):
         self.root: RadixNode[Value] = RadixNode([], root_value, None)
         self._split_value = split_value
 
-    def walk(self, hashes: Sequence[int], start: RadixNode[Value] | None = None) -> Iterator[Step[Value]]:
-        """Follow `hashes` down from `start` (the root) as far as they match. Changes nothing.
+    def walk(self, hashes: Sequence[int], start: RadixNode[Value] | None = None, at: int = 0) -> Iterator[Step[Value]]:
+        """Follow `hashes` from place `at` on down from `start` (the root) as far as they match. Changes nothing.
 
         Only the last step may match part of its run.
         """
-        node, at = start or self.root, 0
+        node = start or self.root
         while at < len(hashes):
             child = node.children.get(hashes[at])
             if child is None:

@@ -81,7 +81,7 @@ def small_engine(
     return build_engine(model_dir, config)
 
 
-def request_of(request_id: str, prompt: Sequence[int], max_tokens: int = 16, **sampling: float) -> GenerationRequest:
+def request_of(request_id: str, prompt: Sequence[int], max_tokens: int = 16, **sampling: object) -> GenerationRequest:
     """A request, greedy where `sampling` does not say otherwise."""
     keywords: dict[str, object] = {"temperature": 0.0, **sampling}
     return GenerationRequest(request_id, tuple(prompt), SamplingParams(max_tokens, **keywords))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ SYSTEM = [(i * i * 17 + 3) % VOCAB_SIZE for i in range(16)]
 PROMPTS = {"shared": [*SYSTEM, 1, 2, 3], "blocks": SYSTEM, "long": [*SYSTEM, *range(100, 140)], "short": [9, 8, 7]}
 
 
-def requests(max_tokens: int = 20, sampling: Mapping[str, float] | None = None) -> list[GenerationRequest]:
+def requests(max_tokens: int = 20, sampling: Mapping[str, object] | None = None) -> list[GenerationRequest]:
     return [request_of(name, prompt, max_tokens, **(sampling or {})) for name, prompt in PROMPTS.items()]
 
 
@@ -37,6 +37,7 @@ class Pair:
             tokens[output.request_id] += output.token_ids
             assert output.num_cached_tokens == self.handoffs[output.request_id].num_cached_tokens
         assert [num_leaked_blocks(engine) for engine in self.engines] == [0, 0]
+        assert self.prefill._max_tokens == self.decode._num_cached_tokens == {}
         return tokens
 
     def run_prefill(self, batch: list[GenerationRequest]) -> None:

@@ -9,6 +9,7 @@ import torch
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
 from workers.engine.scheduler import ScheduledBatch
+from workers.request import SampledToken
 
 Generated = tuple[list[int], torch.Tensor]  # greedy tokens, and the float32 logits [tokens, vocab] they came from
 
@@ -22,12 +23,12 @@ class LogitsRecorder:
         built.engine._runner = self
         self.rows: dict[str, list[torch.Tensor]] = {}
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         logits = self._runner.compute_logits(batch)
         names = [item.sequence.request.request_id for item in batch.items if item.samples]
         for name, row in zip(names, logits, strict=True):
             self.rows.setdefault(name, []).append(row)
-        return [int(token) for token in logits.argmax(dim=-1)]
+        return [SampledToken(int(token)) for token in logits.argmax(dim=-1)]
 
 
 def load_reference(model_dir: Path) -> Any:

@@ -1,5 +1,6 @@
 """The `raydix` command as a newcomer meets it: help, a completion without Ray, and errors that say what to do."""
 
+import io
 import socket
 from pathlib import Path
 
@@ -27,9 +28,52 @@ def test_generate_continues_the_prompt_the_same_each_time(capsys: pytest.Capture
     assert texts[0].strip()
 
 
+def shown_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["generate", "--max-tokens", "12", "--ignore-eos", *arguments]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    return shown.out
+
+
+def test_several_prompts_are_continued_one_after_another(capsys: pytest.CaptureFixture[str]) -> None:
+    alone = [shown_by(capsys, "--prompt", prompt) for prompt in ("import os\n", "def f(")]
+    assert shown_by(capsys, "--prompt", "import os\n", "--prompt", "def f(") == "".join(alone)
+
+
+def test_without_a_prompt_standard_input_is_continued(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("import os\n"))
+    assert shown_by(capsys) == shown_by(capsys, "--prompt", "import os\n")
+
+
+OPTIONS = [
+    ["--temperature", "1.5", "--seed", "4"],
+    ["--repetition-penalty", "1.9"],
+    ["--presence-penalty", "2"],
+    ["--frequency-penalty", "2"],
+    ["--stop", "\n", "--stop", ","],
+]
+CUTS = [["--top-k", "1"], ["--top-p", "0.01"], ["--min-p", "1"]]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_option_changes_the_completion(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = ["--prompt", "import os\nimport sys\n"]
+    assert shown_by(capsys, *prompt, *options) != shown_by(capsys, *prompt)
+
+
+@pytest.mark.parametrize("options", CUTS)
+def test_a_cut_to_the_likeliest_token_takes_it(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = ["--prompt", "import os\nimport sys\n"]
+    assert shown_by(capsys, *prompt, "--temperature", "1.5", *options) == shown_by(capsys, *prompt)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["generate", "--prompt", "x", "--min-tokens", "65"], "min_tokens is 65"),
+        (["generate", "--prompt", "x", "--stop", ""], "stop is"),
         (["generate", "--prompt", "x", "--max-tokens", "0"], "max_tokens is 0"),
         (["generate", "--prompt", "x", "--max-tokens", "5000"], "context is 2048 tokens"),
         (["generate", "--prompt", "x", "--model", "."], "config.json cannot be read"),

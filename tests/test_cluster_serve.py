@@ -131,11 +131,11 @@ def test_the_router_sends_a_known_prefix_to_the_worker_that_holds_it(server: Ser
 
 
 def test_the_same_tokens_as_the_engine_alone(server: Server) -> None:
-    from workers.generate import generate
+    from workers.llm import LLM
     from workers.request import SamplingParams
 
     prompt = library_text("abc.py", 700)
-    alone = "".join(generate(TINY_MODEL, prompt, SamplingParams(max_tokens=40, temperature=0.7, seed=5)))
+    alone = "".join(LLM(TINY_MODEL).stream(prompt, SamplingParams(max_tokens=40, temperature=0.7, seed=5)))
     answer = server.client.completions.create(model="tiny", prompt=prompt, max_tokens=40, temperature=0.7, seed=5)
     assert answer.choices[0].text == alone
 

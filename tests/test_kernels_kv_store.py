@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.kv_store import gather_blocks, scatter_blocks, write_kv
+from kernels.kv_store import copy_block, gather_blocks, scatter_blocks, write_kv
 
 LAYERS, BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM = 3, 7, 4, 2, 5
 SHAPE = (LAYERS, 2, BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM)
@@ -69,6 +69,15 @@ def test_scatter_undoes_gather_and_touches_only_its_blocks(
     for taken, put in zip(source, target, strict=True):
         expected[:, :, put] = sender[:, :, taken]
     assert torch.equal(receiver, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copied_block_is_there_twice_and_the_rest_is_as_it_was(dtype: torch.dtype) -> None:
+    cache = numbered_cache(dtype)
+    expected = cache.clone()
+    expected[:, :, 2] = expected[:, :, 5]
+    copy_block(cache, 5, 2)
+    assert torch.equal(cache, expected)
 
 
 def test_nan_bits_survive_the_hand_off() -> None:

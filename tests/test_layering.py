@@ -17,7 +17,14 @@ ALLOWED: dict[str, set[str]] = {
 OURS = {*ALLOWED, "tests", "bench", "models"}
 ONLY_UNDER = dict.fromkeys(["ray", "fastapi", "pydantic", "grpc", "starlette", "uvicorn"], "cluster/")
 ONLY_UNDER["triton"] = "kernels/triton_ops/"
-WITHOUT_TORCH = ("radix/", "router/", "workers/request.py", "workers/config.py")
+WITHOUT_TORCH = (
+    "radix/",
+    "router/",
+    "workers/config.py",
+    "workers/request.py",
+    "workers/sampling_params.py",
+    "workers/validation.py",
+)
 
 
 def imports_of(source: str) -> Iterator[tuple[int, str]]:

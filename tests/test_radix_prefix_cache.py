@@ -85,7 +85,7 @@ def test_extend_over_a_hash_that_collides_keeps_the_callers_blocks_its_own() -> 
 def test_a_lease_on_part_of_a_run_pins_only_that_part() -> None:
     cache = cache_of(((1, 2, 3, 4), [10, 11, 12, 13]))
     lease = acquire(cache, (1, 2, 9))
-    cache.check_integrity()
+    cache.check_integrity([lease])
     assert cache.num_idle_blocks == 2
     assert sorted(cache.evict(9)) == [12, 13]
     cache.release(lease)
@@ -99,7 +99,7 @@ def test_a_match_may_be_acquired_after_another_one() -> None:
     longer, shorter = (cache.match(hashes_of(path[:end]), tokens_of(path[:end])) for end in (3, 2))
     lease = cache.acquire(shorter)
     cache.release(cache.acquire(longer))
-    cache.check_integrity()
+    cache.check_integrity([lease])
     assert sorted(cache.evict(9)) == [12, 13, 14], "blocks 10 and 11 are still leased"
     cache.release(lease)
     cache.check_integrity()
@@ -114,7 +114,7 @@ def test_extend_keeps_the_blocks_of_whoever_was_first() -> None:
     first, kept = extend(cache, first, (1, 2, 3, 4), 2, [32, 33])
     assert kept == [22, 33]
     assert extend(cache, first, (1, 2, 3, 4), 4, []) == (first, [])
-    cache.check_integrity()
+    cache.check_integrity([first, second])
     assert cache.evict(9) == []
     cache.release(second)
     assert cache.evict(9) == []
@@ -149,6 +149,40 @@ def test_eviction_cuts_a_run_from_its_tail() -> None:
     assert cache.take_events() == [BlocksRemoved(tuple(hashes_of((1, 2, 3, 4))[1:]))]
     assert match_ids(cache, (1, 2)) == [10]
     assert cache.evict(0) == cache.evict(-1) == []
+
+
+def test_a_path_that_comes_free_whole_is_one_run_again() -> None:
+    cache = cache_of(((1, 2, 3, 4), [10, 11, 12, 13]))
+    longer, shorter = acquire(cache, (1, 2, 3, 4)), acquire(cache, (1, 2))
+    cache.release(shorter)
+    assert len(list(cache.snapshot())) == 2
+    cache.release(longer)
+    cache.check_integrity()
+    assert list(cache.snapshot()) == [BlocksStored(ROOT, tuple(hashes_of((1, 2, 3, 4))))]
+    assert match_ids(cache, (1, 2, 3, 4)) == [10, 11, 12, 13]
+
+
+def test_runs_that_were_used_at_different_times_stay_apart() -> None:
+    cache = cache_of(((1, 2, 3, 4), [10, 11, 12, 13]), ((5,), [14]), ((1, 2), [0, 0]))
+    assert [cache.evict(1) for _ in range(5)] == [[13], [12], [14], [11], [10]]
+
+
+def test_a_branch_keeps_runs_apart() -> None:
+    cache = cache_of(((1, 2, 3), [10, 11, 12]), ((1, 2, 4), [0, 0, 13]), ((1, 2, 3), [0, 0, 0]))
+    assert len(list(cache.snapshot())) == 3
+    assert cache.evict(1) == [13]
+    cache.release(acquire(cache, (1, 2, 3)))
+    assert len(list(cache.snapshot())) == 1
+
+
+def test_an_eviction_is_one_event() -> None:
+    cache = cache_of(((1, 2), [10, 11]), ((3, 4), [13, 14]), ((1, 5, 6), [0, 15, 16]))
+    cache.take_events()
+    assert cache.evict(4) == [11, 13, 14, 16]
+    removed = [hashes_of(path)[-1] for path in ((1, 2), (3,), (3, 4), (1, 5, 6))]
+    assert cache.take_events() == [BlocksRemoved(tuple(removed))]
+    assert (cache.evict(0), cache.take_events()) == ([], [])
+    cache.check_integrity()
 
 
 def test_the_root_is_a_lease_that_pins_nothing() -> None:
@@ -222,7 +256,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        self.cache.check_integrity()
+        self.cache.check_integrity([lease for lease, _ in self.leases])
         assert sorted(self.cache.held_block_ids()) == sorted(self.held.values())
         assert sorted([*self.free, *self.held.values()]) == list(range(self.POOL))
         assert self.cache.num_idle_blocks == len(self.held.keys() - self.pinned())

@@ -118,6 +118,24 @@ def test_one_block_behind_two_parents_is_refused(hashes: list[int]) -> None:
     assert index.blocks_of("a") == set(chain((1, 2)) + chain((3,)))
 
 
+def test_one_event_may_remove_several_runs() -> None:
+    """Leaves first; a run above them goes once they are gone."""
+    index = index_of(a=[(1, 2, 3), (1, 2, 1), (2,), (3, 3)], b=[(1, 2, 3)])
+    gone = [*chain((1, 2, 3))[2:], *chain((3, 3)), *chain((1, 2, 1))[2:], *chain((1, 2))[1:]]
+    index.apply("a", BlocksRemoved(gone))
+    index.check_integrity()
+    assert_canonical(index)
+    assert index.blocks_of("a") == {*chain((1,)), *chain((2,))}
+    assert index.blocks_of("b") == set(chain((1, 2, 3)))
+
+
+def test_a_removal_that_names_an_unknown_block_later_on_is_refused() -> None:
+    index = index_of(a=[(1, 2), (3,)])
+    with pytest.raises(UnknownBlockError, match="0x000000000000004d"):
+        index.apply("a", BlocksRemoved([*chain((3,)), 77]))
+    index.check_integrity()
+
+
 def test_a_hole_in_what_a_worker_holds_ends_its_match() -> None:
     path = chain((1, 2, 3))
     index = index_of(a=[(1, 2, 3)], b=[(1, 2, 3)])

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from workers.config import CacheConfig, EngineConfig, SchedulerConfig
+from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig, engine_config
 
 
 def test_a_block_holds_at_least_one_token() -> None:
@@ -37,3 +37,27 @@ def test_a_configuration_never_changes() -> None:
     config = EngineConfig()
     with pytest.raises(FrozenInstanceError):
         config.cache = CacheConfig(8)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [("quantization", "int4, none"), ("dtype", "bfloat16, float32"), ("numerics", "strict, fast")],
+)
+def test_a_choice_that_does_not_exist_is_refused(name: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 'awq'; it must be one of {allowed}"):
+        engine_config(**{name: "awq"})
+
+
+def test_options_by_name_find_their_part() -> None:
+    config = engine_config(block_size=8, max_num_seqs=3, dtype="float32", device="cpu")
+    assert config == EngineConfig(
+        CacheConfig(block_size=8), SchedulerConfig(max_num_seqs=3), WeightConfig(dtype="float32", device="cpu")
+    )
+    assert engine_config() == EngineConfig()
+
+
+def test_an_unknown_option_is_named_with_those_there_are() -> None:
+    with pytest.raises(
+        TypeError, match="no such engine option: gpu, swap; there are block_size, memory_bytes, max_num"
+    ):
+        engine_config(block_size=8, swap=1, gpu=2)

@@ -68,6 +68,8 @@ def test_a_refused_request_leaves_the_others_alone(pair: Pair, expected: dict[st
         pair.decode.add_request(request_of("big", [1], 150), pair.handoffs["shared"])
     with pytest.raises(RequestError, match="the prompt is empty"):
         pair.prefill.add_request(request_of("empty", []))
+    with pytest.raises(RequestError, match="n is 2"):
+        pair.prefill.add_request(request_of("two", [1], n=2))
     tokens: dict[str, list[int]] = {name: [] for name in expected}
     for output in pair.run_decode():
         tokens[output.request_id] += output.token_ids

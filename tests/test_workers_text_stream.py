@@ -57,3 +57,24 @@ def test_any_text_and_any_stop_strings(text: str, stop: list[str], size: int) ->
     rest = text[len(given_out) :]
     assert texts.stopped == any(found in text for found in stop)
     assert rest.startswith(tuple(stop)) if texts.stopped else rest == ""
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize(("min_tokens", "expected"), [(0, ""), (1, "a = 1\n"), (4, "a = 1\n"), (50, "a = 1\na = 🙂a")])
+def test_the_text_of_the_first_tokens_is_not_searched(size: int, min_tokens: int, expected: str) -> None:
+    """The same wherever the stream is cut; a character of several tokens on the border comes out whole."""
+    tokens = TOKENIZER.encode("a = 1\na = 🙂a")[1:]
+    texts = TextStream(TOKENIZER, ["a ="], min_tokens)
+    ends = range(size, len(tokens) + size, size)
+    text = "".join(texts.push(tokens[end - size : end], last=end >= len(tokens)) for end in ends)
+    assert text == expected
+    assert texts.stopped == (min_tokens < 50)
+
+
+@pytest.mark.parametrize("min_tokens", range(12))
+def test_no_text_is_lost_between_what_is_searched_and_what_is_not(min_tokens: int) -> None:
+    text = "é🙂 naïve 🙂🙂 x"
+    tokens = TOKENIZER.encode(text)[1:]
+    assert len(tokens) > 11
+    texts = TextStream(TOKENIZER, ["never"], min_tokens)
+    assert "".join(texts.push([token], last=token is tokens[-1]) for token in tokens) == text

@@ -123,7 +123,7 @@ def test_a_template_may_refuse(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyP
 
 def test_a_model_without_a_template_says_so(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer._tokenizer, "chat_template", None)
-    with pytest.raises(RequestError, match="no chat template; use /v1/completions"):
+    with pytest.raises(RequestError, match="no chat template; send it plain prompts"):
         tokenizer.encode_chat([{"role": "user", "content": "x"}])
 
 

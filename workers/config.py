@@ -1,7 +1,7 @@
 """Configuration of an engine, checked when it is made and never changed after."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ class WeightConfig:
     numerics: Literal["strict", "fast"] = "strict"
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, allowed = getattr(self, item.name), get_args(item.type)
+            if allowed and value not in allowed:
+                raise ValueError(f"{item.name} is {value!r}; it must be one of {', '.join(allowed)}")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -78,3 +84,20 @@ class EngineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+
+
+def engine_config(**options: Any) -> EngineConfig:
+    """An engine's configuration from the options of its parts by name.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: an option has a value that it cannot have.
+    """
+    parts: dict[str, Any] = {"cache": CacheConfig, "scheduler": SchedulerConfig, "weights": WeightConfig}
+    names = {part: [item.name for item in fields(kind)] for part, kind in parts.items()}
+    known = [name for group in names.values() for name in group]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise TypeError(f"no such engine option: {', '.join(unknown)}; there are {', '.join(known)}")
+    given = {part: {name: options[name] for name in group if name in options} for part, group in names.items()}
+    return EngineConfig(**{part: kind(**given[part]) for part, kind in parts.items()})

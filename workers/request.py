@@ -1,58 +1,28 @@
 """The nouns at the engine's door: what a request asks for and what comes back. Free of torch and of Ray."""
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from workers.sampling_params import SamplingParams
+from workers.validation import RequestError
 
-class RequestError(ValueError):
-    """The request itself is at fault and can be mended by its sender; the message says how."""
+__all__ = [
+    "FinishReason",
+    "GenerationRequest",
+    "RequestError",
+    "RequestOutput",
+    "SampledToken",
+    "SamplingParams",
+    "TokenLogprobs",
+]
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. STOP: an end-of-sequence token. LENGTH: max_tokens. ABORT: the client went away."""
+    """Why a sequence ended. STOP: a token or string that stops it. LENGTH: max_tokens. ABORT: the client went away."""
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How tokens are drawn.
-
-    Attributes:
-        n: completions to draw, at least 1; the engine forks the prompt's KV for them.
-        max_tokens: tokens to generate at most, at least 1.
-        temperature: 0 takes the most likely token; 1 samples the model's own distribution.
-        top_p: keep the smallest set of tokens whose probabilities sum to at least this, in (0, 1].
-        top_k: keep only this many tokens; 0 keeps all.
-        seed: with the position it decides every draw, so any worker that resumes the request draws the same.
-        ignore_eos: go on after an end-of-sequence token (for benchmarks).
-
-    Raises:
-        RequestError: a value is out of its range.
-    """
-
-    max_tokens: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    ignore_eos: bool = False
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise RequestError(f"n is {self.n}; it must be at least 1")
-        if self.max_tokens < 1:
-            raise RequestError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise RequestError(f"temperature is {self.temperature}; it must be 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise RequestError(f"top_k is {self.top_k}; it must be 0 (off) or more")
 
 
 @dataclass(frozen=True)
@@ -73,6 +43,29 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """How likely a drawn token was under the model's own distribution, before anything was done to its logits.
+
+    Attributes:
+        logprob: natural logarithm of its probability.
+        rank: its place among all tokens, the likeliest being 1.
+        top: token id and log-probability of the likeliest tokens, as many as were asked for, the likeliest first.
+    """
+
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """A drawn token, and its log-probabilities where the request asks for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """Tokens of one request since the output before.
 
@@ -81,6 +74,7 @@ class RequestOutput:
         num_cached_tokens: prompt tokens whose KV came from a prefix cache.
         finish_reason: set on the last output of a completion.
         index: which of the request's `n` completions the tokens belong to.
+        logprobs: of each of the tokens; None where they were not asked for.
     """
 
     request_id: str
@@ -88,3 +82,4 @@ class RequestOutput:
     num_cached_tokens: int
     finish_reason: FinishReason | None = None
     index: int = 0
+    logprobs: tuple[TokenLogprobs, ...] | None = None

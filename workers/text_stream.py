@@ -8,13 +8,18 @@ from workers.tokenizer import Detokenizer, Tokenizer
 class TextStream:
     """Text as it becomes certain. What could be the beginning of a stop string is held back until it is not.
 
+    Args:
+        stop: strings that end the text and are no part of it.
+        min_tokens: the text of this many tokens is given out without a search for them.
+
     Attributes:
         stopped: a stop string was found; the text before it has been given out and no more will come.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int = 0) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = tuple(stop)
+        self._num_unsearched = min_tokens
         self._held = ""
         self.stopped = False
 
@@ -22,9 +27,16 @@ class TextStream:
         """Take tokens in and return the new text. With `last`, everything held back comes out."""
         if self.stopped:
             return ""
-        text = self._held + self._detokenizer.push(token_ids)
+        unsearched = token_ids[: self._num_unsearched]
+        self._num_unsearched -= len(unsearched)
+        given = self._detokenizer.push(unsearched) if unsearched else ""
+        text = self._held + self._detokenizer.push(token_ids[len(unsearched) :])
         if last:
             text += self._detokenizer.flush()
+        return given + self._before_stop(text, last=last)
+
+    def _before_stop(self, text: str, *, last: bool) -> str:
+        """What of a text can be given out; the rest is held back, or dropped where a stop string was found."""
         cuts = [found for found in (text.find(stop) for stop in self._stop) if found >= 0]
         if cuts:
             self.stopped, self._held = True, ""

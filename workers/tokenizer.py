@@ -44,7 +44,7 @@ class Tokenizer:
         """The tokens of a conversation, up to where the assistant speaks. Raises RequestError where the model has no
         chat template or its template refuses the messages."""
         if not self._tokenizer.chat_template:
-            raise RequestError("this model has no chat template; use /v1/completions")
+            raise RequestError("this model has no chat template; send it plain prompts (/v1/completions in the API)")
         try:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except TemplateError as error:

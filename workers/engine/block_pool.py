@@ -31,6 +31,8 @@ class BlockPool:
             self._is_free[block] = True
             self._free.append(block)
 
-    def free_block_ids(self) -> set[int]:
-        """The free blocks, for integrity checks."""
-        return set(self._free)
+    def free_block_ids(self) -> list[int]:
+        """The free blocks, for integrity checks. Raises AssertionError where the two records of them differ."""
+        if sorted(self._free) != [block for block, is_free in enumerate(self._is_free) if is_free]:
+            raise AssertionError("the list of free blocks and their marks differ")
+        return list(self._free)

@@ -5,16 +5,17 @@ from typing import Protocol
 
 from radix.events import CacheEvent
 from workers.config import SchedulerConfig
+from workers.engine.integrity import check_integrity
 from workers.engine.kv_manager import KVManager
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import BlockSource, Sequence
-from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput
+from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
 
 class Runner(Protocol):
     """What computes a step (`ModelRunner`)."""
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         """Compute the batch and return one token per item that samples, in order."""
 
 
@@ -52,7 +53,7 @@ class Engine:
         self._vocab_size = vocab_size
         self.max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
-        self._sequences: dict[str, Sequence] = {}
+        self._sequences: dict[str, list[Sequence]] = {}  # by request, those that are not over
 
     @property
     def has_work(self) -> bool:
@@ -60,31 +61,41 @@ class Engine:
         return self._scheduler.has_work
 
     def add_request(self, request: GenerationRequest, *, hold: bool = False) -> Sequence:
-        """Queue a request. With `hold` its blocks outlive its last token, until `release`.
+        """Queue a request's completions. With `hold` its blocks outlive its last token, until `release`.
+
+        Returns the first completion; the others are its forks.
 
         Raises:
-            RequestError: the prompt is empty, holds an unknown token, or cannot fit; or the id is in use.
+            RequestError: the prompt is empty or cannot fit, an unknown token is named, the id is in use, or blocks are
+                to be held for more than one completion.
         """
         self._check(request)
-        sequence = Sequence(request, self._root_hash, self._block_size)
-        sequence.held = hold
-        self._scheduler.add(sequence)
-        self._sequences[request.request_id] = sequence
-        return sequence
+        if hold and request.sampling.n > 1:
+            raise only_one(request)
+        first = Sequence(request, self._root_hash, self._block_size)
+        first.held = hold
+        self._scheduler.add(first)
+        forks = [first.fork(index) for index in range(1, request.sampling.n)]
+        for fork in forks:
+            self._scheduler.add(fork)
+        self._sequences[request.request_id] = [first, *forks]
+        return first
 
     def add_prefilled(self, request: GenerationRequest, first_token: int, blocks: BlockSource) -> None:
         """Queue a request whose prompt was computed and first token drawn elsewhere; that token is not given again.
 
-        Blocks that do not arrive whole are computed here. Raises RequestError as `add_request` does.
+        Blocks that do not arrive whole are computed here. Raises RequestError as `add_request` does, and for more than
+        one completion: only one first token was drawn.
         """
+        if request.sampling.n > 1:
+            raise only_one(request)
         sequence = self.add_request(request)
         sequence.append_token(first_token, self._eos_token_ids)
         sequence.imported = blocks
 
     def abort(self, request_id: str) -> None:
         """Drop a request at any point of its life, blocks and all. Unknown ids are ignored: it may just have ended."""
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
+        for sequence in self._sequences.pop(request_id, []):
             sequence.held = False
             sequence.finish(FinishReason.ABORT)
             self._scheduler.finish(sequence)
@@ -97,23 +108,23 @@ class Engine:
 
     def release(self, request_id: str) -> None:
         """Take the blocks from a finished sequence that was held."""
-        sequence = self._sequences.pop(request_id)
-        sequence.held = False
-        self._scheduler.finish(sequence)
+        for sequence in self._sequences.pop(request_id):
+            sequence.held = False
+            self._scheduler.finish(sequence)
 
     def sequence(self, request_id: str) -> Sequence:
-        """A sequence that is running, waiting or held. Raises KeyError where there is none."""
-        return self._sequences[request_id]
+        """A request's first sequence that is running, waiting or held. Raises KeyError where there is none."""
+        return self._sequences[request_id][0]
 
     def take_events(self) -> list[CacheEvent]:
-        """Changes of the prefix cache since the last call."""
+        """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
         return self.kv.cache.take_events()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where blocks, tables and prefix cache disagree."""
-        self.kv.check_integrity(self._sequences.values())
+        """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
+        check_integrity(self.kv, self._scheduler, [s for completions in self._sequences.values() for s in completions])
 
-    def _postprocess(self, batch: ScheduledBatch, tokens: Items[int]) -> list[RequestOutput]:
+    def _postprocess(self, batch: ScheduledBatch, tokens: Items[SampledToken]) -> list[RequestOutput]:
         outputs = []
         drawn = iter(tokens)
         for item in batch.items:
@@ -124,14 +135,26 @@ class Engine:
                 outputs.append(self._append(sequence, next(drawn)))
         return outputs
 
-    def _append(self, sequence: Sequence, token: int) -> RequestOutput:
-        sequence.append_token(token, self._eos_token_ids)
-        request_id = sequence.request.request_id
+    def _append(self, sequence: Sequence, token: SampledToken) -> RequestOutput:
+        sequence.append_token(token.token_id, self._eos_token_ids)
         if sequence.finish_reason is not None:
             self._scheduler.finish(sequence)
             if not sequence.held:
-                del self._sequences[request_id]
-        return RequestOutput(request_id, (token,), sequence.num_cached_tokens, sequence.finish_reason)
+                self._forget(sequence)
+        return RequestOutput(
+            request_id=sequence.request.request_id,
+            token_ids=(token.token_id,),
+            num_cached_tokens=sequence.num_cached_tokens,
+            finish_reason=sequence.finish_reason,
+            index=sequence.index,
+            logprobs=(token.logprobs,) if token.logprobs else None,
+        )
+
+    def _forget(self, sequence: Sequence) -> None:
+        completions = self._sequences[sequence.request.request_id]
+        completions.remove(sequence)
+        if not completions:
+            del self._sequences[sequence.request.request_id]
 
     def _check(self, request: GenerationRequest) -> None:
         prompt, longest = request.prompt_token_ids, self.max_model_len
@@ -141,8 +164,16 @@ class Engine:
             raise RequestError("the prompt is empty; it needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self._vocab_size:
             raise RequestError(f"the prompt holds token ids outside 0 to {self._vocab_size - 1}")
+        request.sampling.check_vocabulary(self._vocab_size, self._eos_token_ids)
         if len(prompt) + request.sampling.max_tokens > longest:
             raise RequestError(
                 f"this model's context is {longest} tokens; the prompt has {len(prompt)} and max_tokens asks for "
                 f"{request.sampling.max_tokens} more. Shorten the prompt or lower max_tokens"
             )
+
+
+def only_one(request: GenerationRequest) -> RequestError:
+    """Why a request for several completions is refused where KV is handed from one worker to another."""
+    return RequestError(
+        f"n is {request.sampling.n}; a prompt whose KV is handed on gives one completion. Send n requests instead"
+    )

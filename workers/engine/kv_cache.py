@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.kv_store import gather_blocks, scatter_blocks
+from kernels.kv_store import copy_block, gather_blocks, scatter_blocks
 
 
 class KVCache:
@@ -30,6 +30,10 @@ class KVCache:
     def read_blocks(self, block_ids: list[int]) -> torch.Tensor:
         """Copy blocks out: [len(block_ids), *block_shape] on the CPU."""
         return gather_blocks(self.tensor, block_ids)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block's contents to another block, for a sequence that goes its own way from there."""
+        copy_block(self.tensor, source, target)
 
     def write_blocks(self, block_ids: list[int], blocks: torch.Tensor) -> None:
         """Copy blocks in. Raises ValueError where their shape or dtype is not that of this cache."""

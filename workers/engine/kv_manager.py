@@ -8,7 +8,6 @@ committed     the prefix cache; tables of      commit (full, computed)  cache.ev
 """
 
 import math
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -23,6 +22,9 @@ class BlockMemory(Protocol):
 
     def write_blocks(self, block_ids: list[int], blocks: torch.Tensor) -> None:
         """Copy blocks in."""
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy the contents of one block to another."""
 
 
 class KVManager:
@@ -39,11 +41,11 @@ class KVManager:
         self.pool = pool
         self.cache = cache
         self._memory = memory
-        self._block_size = block_size
+        self.block_size = block_size
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold the KV of this many tokens."""
-        return math.ceil(num_tokens / self._block_size)
+        return math.ceil(num_tokens / self.block_size)
 
     def admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence blocks for all its tokens, cached ones first, or return False and change nothing.
@@ -51,7 +53,7 @@ class KVManager:
         At least one token is always left to compute, or there would be no logits to sample from.
         """
         num_tokens = len(sequence.token_ids)
-        last = (num_tokens - 1) // self._block_size
+        last = (num_tokens - 1) // self.block_size
         match = self.cache.match(sequence.block_hashes[:last], sequence.tokens_of_blocks(0, last))
         lease = self.cache.acquire(match)
         fresh = self._take(self.num_blocks_for(num_tokens) - len(match.block_ids))
@@ -61,10 +63,12 @@ class KVManager:
         sequence.lease = lease
         sequence.block_table = [*match.block_ids, *fresh]
         sequence.num_committed_blocks = len(match.block_ids)
-        sequence.num_computed_tokens = len(match.block_ids) * self._block_size
+        sequence.num_computed_tokens = len(match.block_ids) * self.block_size
         if not sequence.was_admitted:  # after a preemption it finds blocks that it computed itself
-            sequence.num_cached_tokens = sequence.num_computed_tokens
+            parent = sequence.parent  # what the first completion computed is no hit of the others
+            sequence.num_cached_tokens = parent.num_cached_tokens if parent else sequence.num_computed_tokens
             sequence.was_admitted = True
+        self._copy_from_parent(sequence)
         self._import(sequence)
         return True
 
@@ -79,7 +83,7 @@ class KVManager:
 
     def commit(self, sequence: Sequence) -> None:
         """Offer the sequence's full, computed blocks to the prefix cache, and use its copy where it had them."""
-        first, last = sequence.num_committed_blocks, sequence.num_computed_tokens // self._block_size
+        first, last = sequence.num_committed_blocks, sequence.num_computed_tokens // self.block_size
         if first == last or sequence.lease is None:
             return
         own = sequence.block_table[first:last]
@@ -100,19 +104,6 @@ class KVManager:
         sequence.num_committed_blocks = 0
         sequence.num_computed_tokens = 0
 
-    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
-        """Raise AssertionError unless every block is free, cached or private to one of `sequences`, exactly once."""
-        self.cache.check_integrity()
-        held = list(self.cache.held_block_ids())
-        cached = set(held)
-        for sequence in sequences:
-            if not cached.issuperset(sequence.block_table[: sequence.num_committed_blocks]):
-                raise AssertionError(f"{sequence.request.request_id} uses a block that left the cache")
-            held += sequence.block_table[sequence.num_committed_blocks :]
-        held += self.pool.free_block_ids()
-        if sorted(held) != list(range(self.pool.num_blocks)):
-            raise AssertionError("a block is lost or held twice")
-
     def _take(self, count: int) -> list[int] | None:
         """Allocate blocks, evicting cached ones where too few are free; None where even that is not enough."""
         if count <= 0:
@@ -124,6 +115,20 @@ class KVManager:
             self.pool.free(self.cache.evict(missing))
         return self.pool.allocate(count)
 
+    def _copy_from_parent(self, sequence: Sequence) -> None:
+        """Copy on write: what a fork shares of its last prompt block goes into a block of its own.
+
+        The last prompt token is left to compute, so that the fork draws a first token of its own. A parent that has
+        ended, or whose blocks the fork does not share, costs no more than computing that block again.
+        """
+        parent, sequence.parent = sequence.parent, None
+        num_shared = len(sequence.token_ids) - 1
+        last = num_shared // self.block_size
+        if parent is None or parent.num_computed_tokens <= num_shared or sequence.num_committed_blocks < last:
+            return
+        self._memory.copy_block(parent.block_table[last], sequence.block_table[last])
+        sequence.num_computed_tokens = num_shared
+
     def _import(self, sequence: Sequence) -> None:
         """Fill the blocks of a prompt that was computed elsewhere; what does not arrive whole is left to compute."""
         source, sequence.imported = sequence.imported, None
@@ -132,6 +137,6 @@ class KVManager:
             return
         blocks = source.read_blocks(first)
         self._memory.write_blocks(sequence.block_table[first : first + len(blocks)], blocks)
-        arrived = (first + len(blocks)) * self._block_size
+        arrived = (first + len(blocks)) * self.block_size
         sequence.num_computed_tokens = min(source.num_tokens, arrived)
         self.commit(sequence)

@@ -7,23 +7,25 @@ from workers.engine.kv_cache import KVCache
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch
 from workers.models.decoder import Decoder
+from workers.request import SampledToken
 
 
 class ModelRunner:
-    """Runs a model over the blocks of one KV cache."""
+    """Runs a model over the blocks of one KV cache. Requests that ask for `min_tokens` do not draw `eos_token_ids`."""
 
-    def __init__(self, model: Decoder, kv_cache: KVCache, block_size: int) -> None:
+    def __init__(
+        self, model: Decoder, kv_cache: KVCache, block_size: int, eos_token_ids: frozenset[int] = frozenset()
+    ) -> None:
         self._model = model
         self._kv_cache = kv_cache
         self._block_size = block_size
+        self._eos_token_ids = eos_token_ids
         self._device = kv_cache.tensor.device
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         """Compute the batch's tokens and draw one token for each item that samples, in order."""
         logits = self.compute_logits(batch)
-        drawing = [item.sequence for item in batch.items if item.samples]
-        params = [sequence.request.sampling for sequence in drawing]
-        return sample(logits, params, [len(sequence.token_ids) for sequence in drawing])
+        return sample(logits, [item.sequence for item in batch.items if item.samples], self._eos_token_ids)
 
     @torch.inference_mode()
     def compute_logits(self, batch: ScheduledBatch) -> torch.Tensor:

@@ -34,7 +34,8 @@ class Scheduler:
     """First come, first served. Prompts and decodes share one token budget; a long prompt takes several steps.
 
     When blocks run out the youngest running sequence is preempted: its blocks go, it waits at the head of the queue and
-    is recomputed later. Age is a total order and the oldest always fits, so somebody always makes progress.
+    is recomputed later. Age is a total order and the oldest always fits, so somebody always makes progress. A fork
+    stands behind its parent and is not overtaken while it waits for the parent's prompt.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVManager) -> None:
@@ -49,7 +50,10 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises RequestError where it could not fit even with the whole pool to itself."""
+        """Queue a sequence. Raises RequestError where it could not fit even with the whole pool to itself.
+
+        The completions of one request need not fit together: whichever is oldest has its way, the others wait.
+        """
         longest = len(sequence.request.prompt_token_ids) + sequence.request.sampling.max_tokens
         needed = self._kv.num_blocks_for(longest)
         if needed > self._kv.pool.num_blocks:
@@ -88,7 +92,9 @@ class Scheduler:
             self._kv.release(sequence)
 
     def _admit_next(self) -> bool:
-        if not self.waiting or len(self.running) >= self._config.max_num_seqs or not self._kv.admit(self.waiting[0]):
+        if not self.waiting or len(self.running) >= self._config.max_num_seqs:
+            return False
+        if self.waiting[0].waits_for_parent or not self._kv.admit(self.waiting[0]):
             return False
         sequence = self.waiting.popleft()
         sequence.status = SequenceStatus.RUNNING

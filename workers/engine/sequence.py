@@ -33,6 +33,7 @@ class Sequence:
     """Tokens and blocks of one request.
 
     Attributes:
+        index: which of the request's completions it is.
         token_ids: prompt and output so far.
         block_table: blocks that hold its KV; the first `num_committed_blocks` belong to the prefix cache.
         num_computed_tokens: leading tokens whose KV is in the blocks.
@@ -40,10 +41,14 @@ class Sequence:
         imported: KV to take over at admission in place of a prefill.
         was_admitted: has had blocks before, and lost them if it has none.
         held: keep its blocks after it has finished, until the engine is told to release them.
+        index: which of the request's completions it is.
+        parent: the completion whose prompt it waits for and shares; None once it has been admitted.
     """
 
-    def __init__(self, request: GenerationRequest, root: int, block_size: int) -> None:
+    def __init__(self, request: GenerationRequest, root: int, block_size: int, index: int = 0) -> None:
         self.request = request
+        self.index = index
+        self.parent: Sequence | None = None
         self.token_ids = list(request.prompt_token_ids)
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
@@ -58,6 +63,23 @@ class Sequence:
         self._root = root
         self._block_size = block_size
         self._block_hashes: list[int] = []
+
+    def fork(self, index: int) -> "Sequence":
+        """Another completion of the same request, which shares the prompt's KV once it is computed."""
+        child = Sequence(self.request, self._root, self._block_size, index)
+        child.parent = self
+        child._block_hashes = list(self.block_hashes)
+        return child
+
+    @property
+    def waits_for_parent(self) -> bool:
+        """Whether the KV that it is to share is still being computed."""
+        parent = self.parent
+        return (
+            parent is not None
+            and parent.status is not SequenceStatus.FINISHED
+            and parent.num_computed_tokens < len(self.token_ids)
+        )
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -85,9 +107,11 @@ class Sequence:
     def append_token(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Take a generated token in, and finish where the model says so or the request has had its fill."""
         self.token_ids.append(token_id)
-        if token_id in eos_token_ids and not self.request.sampling.ignore_eos:
+        sampling = self.request.sampling
+        ends = token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
+        if ends and self.num_output_tokens >= sampling.min_tokens:
             self.finish(FinishReason.STOP)
-        elif self.num_output_tokens >= self.request.sampling.max_tokens:
+        elif self.num_output_tokens >= sampling.max_tokens:
             self.finish(FinishReason.LENGTH)
 
     def finish(self, reason: FinishReason) -> None:

@@ -26,7 +26,11 @@ class DecodeWorker:
     def add_request(self, request: GenerationRequest, handoff: KVHandoff) -> None:
         """Queue a request with its prefill. Raises RequestError where it cannot be served."""
         first = RequestOutput(
-            request.request_id, (handoff.first_token,), handoff.num_cached_tokens, handoff.finish_reason
+            request.request_id,
+            (handoff.first_token,),
+            handoff.num_cached_tokens,
+            handoff.finish_reason,
+            logprobs=(handoff.first_logprobs,) if handoff.first_logprobs else None,
         )
         if handoff.finish_reason is None:
             block_shape, dtype = self._kv_cache.block_shape, self._kv_cache.tensor.dtype

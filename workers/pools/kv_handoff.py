@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from radix.block_hash import token_bytes
-from workers.request import FinishReason
+from workers.request import FinishReason, TokenLogprobs
 
 KVBytes = npt.NDArray[np.uint8]
 
@@ -32,6 +32,7 @@ class KVHandoff:
         finish_reason: set where the first token was also the last.
         blocks: uint8 [blocks, bytes per block]; Ray moves it between processes without copying it into a pickle.
         checksums: CRC-32 of each block.
+        first_logprobs: of the first token, where they were asked for.
     """
 
     layout_id: str
@@ -42,6 +43,7 @@ class KVHandoff:
     finish_reason: FinishReason | None
     blocks: KVBytes
     checksums: tuple[int, ...]
+    first_logprobs: TokenLogprobs | None = None
 
 
 def digest_prompt(prompt_token_ids: Sequence[int]) -> bytes:

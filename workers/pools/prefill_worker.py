@@ -24,7 +24,9 @@ class PrefillWorker:
 
     def add_request(self, request: GenerationRequest) -> None:
         """Queue a prompt. Raises RequestError where it cannot be served."""
-        once = replace(request, sampling=replace(request.sampling, max_tokens=1))
+        sampling = request.sampling
+        first = replace(sampling, max_tokens=1, min_tokens=min(sampling.min_tokens, 1))
+        once = replace(request, sampling=first)
         self._engine.add_request(once, hold=True)
         self._max_tokens[request.request_id] = request.sampling.max_tokens
 
@@ -66,4 +68,5 @@ class PrefillWorker:
             finish_reason=output.finish_reason if stopped or only_one else None,
             blocks=blocks,
             checksums=checksum_blocks(blocks),
+            first_logprobs=output.logprobs[0] if output.logprobs else None,
         )
