@@ -13,7 +13,6 @@ class AttentionShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    block_size: int
 
 
 class RopeTables(NamedTuple):
@@ -30,7 +29,7 @@ class StepTensors:
     Attributes:
         positions: int64 [tokens], each token's place in its sequence.
         slot_mapping: int64 [tokens], where its K and V go (`kernels.kv_store`).
-        block_tables: int32 [sequences, blocks], padded with anything.
+        block_tables: int32 [sequences, blocks], padded with any block ids.
         query_starts: int32 [sequences + 1], the first token of each sequence.
         context_lens: int32 [sequences], tokens in all, those of this step included.
     """

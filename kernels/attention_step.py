@@ -41,10 +41,6 @@ class TorchAttentionStep:
         self._strict = strict
         self._context_lens = step.context_lens.tolist()
         self._query_lens = step.query_starts.diff().tolist()
-        self._tables = [
-            table[: -(-length // shape.block_size)].long()
-            for table, length in zip(step.block_tables, self._context_lens, strict=True)
-        ]
 
     def __call__(self, qkv: torch.Tensor, layer_cache: torch.Tensor, norms: HeadNorms, window: int) -> torch.Tensor:
         shape = self._shape
@@ -53,8 +49,12 @@ class TorchAttentionStep:
         q = self._place(q, norms.q, norms.eps).to(layer_cache.dtype)
         k = self._place(k, norms.k, norms.eps).to(layer_cache.dtype)
         write_kv(layer_cache, k, v.to(layer_cache.dtype), self._step.slot_mapping)
-        lengths = (self._tables, self._query_lens, self._context_lens)
-        return paged_attention(q, layer_cache, *lengths, window=window, strict=self._strict).flatten(1)
+        tables = [
+            table[: -(-length // layer_cache.shape[2])].long()
+            for table, length in zip(self._step.block_tables, self._context_lens, strict=True)
+        ]
+        lengths = (self._query_lens, self._context_lens)
+        return paged_attention(q, layer_cache, tables, *lengths, window=window, strict=self._strict).flatten(1)
 
     def _place(self, x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> torch.Tensor:
         """Normalise and rotate the heads of Q or K."""

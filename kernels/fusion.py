@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import torch
 
@@ -31,3 +32,10 @@ class Fusion:
     eps: float = 0.0
     bias: torch.Tensor | None = None
     accumulate: bool = False
+
+
+class FusedLinear(Protocol):
+    """y = f(x) W^T (+ bias) (+ what out holds); f and the rest as its `Fusion` says."""
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply float32 [rows, K] ([rows, 2K] for SILU_MUL): returns `out`, float32 [rows, N], or a new tensor."""

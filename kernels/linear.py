@@ -3,23 +3,14 @@
 `TorchLinear` is the reference; `kernels.cpu_ops.linear.CpuLinear` does the same in C++.
 """
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 
 from kernels.cpu_ops.linear import CpuLinear, cpu_linear_fits
-from kernels.fusion import Fusion, Prologue
+from kernels.fusion import FusedLinear, Fusion, Prologue
 from kernels.int4 import PackedInt4, dequantize
 from kernels.int4_linear import Int4Weight, int4_linear, prepare
 from kernels.strict_attention import TILE
-
-
-class FusedLinear(Protocol):
-    """y = f(x) W^T (+ bias) (+ what out holds); f and the rest as its `Fusion` says."""
-
-    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply float32 [rows, K] ([rows, 2K] for SILU_MUL): returns `out`, float32 [rows, N], or a new tensor."""
 
 
 class TorchLinear:

@@ -15,14 +15,15 @@ from kernels.cpu_ops.library import load_library
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no C++ compiler, or a CPU without AVX2")
 
 CPU = torch.device("cpu")
-SHAPES = [
-    AttentionShape(9, 3, 64, 16),
-    AttentionShape(4, 2, 16, 4),
-    AttentionShape(8, 1, 128, 1),
-    AttentionShape(6, 6, 32, 7),
-    AttentionShape(32, 4, 48, 16),
-    AttentionShape(96, 1, 16, 32),
+SHAPES = [  # and block sizes
+    (AttentionShape(9, 3, 64), 16),
+    (AttentionShape(4, 2, 16), 4),
+    (AttentionShape(8, 1, 128), 1),
+    (AttentionShape(6, 6, 32), 7),
+    (AttentionShape(32, 4, 48), 16),
+    (AttentionShape(96, 1, 16), 32),
 ]
+Shape = tuple[AttentionShape, int]
 QUERY_LENS = (1, 5, 300, 1, 70, 33)
 CONTEXT_LENS = (700, 5, 300, 1, 600, 289)
 
@@ -30,9 +31,10 @@ CONTEXT_LENS = (700, 5, 300, 1, 600, 289)
 class Case:
     """A ragged batch over a cache full of noise, blocks in no order."""
 
-    def __init__(self, shape: AttentionShape, query_lens: tuple[int, ...], context_lens: tuple[int, ...]) -> None:
+    def __init__(self, shape_and_size: Shape, query_lens: tuple[int, ...], context_lens: tuple[int, ...]) -> None:
+        shape, size = shape_and_size
         generator = torch.Generator().manual_seed(shape.num_heads)
-        size, width = shape.block_size, -(-max(context_lens) // shape.block_size)
+        width = -(-max(context_lens) // size)
         num_blocks = width * len(context_lens)
         tables = torch.randperm(num_blocks, generator=generator).view(-1, width).int()
         positions = [torch.arange(c - q, c) for q, c in zip(query_lens, context_lens, strict=True)]
@@ -74,13 +76,13 @@ def norms_of(head_dim: int) -> HeadNorms:
 @pytest.mark.parametrize("window", [0, 1, 37, 256, 400])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("normed", [False, True])
-def test_attention_and_cache_are_those_of_the_reference(shape: AttentionShape, window: int, normed: bool) -> None:
-    case, norms = Case(shape, QUERY_LENS, CONTEXT_LENS), norms_of(shape.head_dim) if normed else HeadNorms()
+def test_attention_and_cache_are_those_of_the_reference(shape: Shape, window: int, normed: bool) -> None:
+    case, norms = Case(shape, QUERY_LENS, CONTEXT_LENS), norms_of(shape[0].head_dim) if normed else HeadNorms()
     caches = case.cache.clone(), case.cache.clone()
-    out = CpuAttentionStep(shape, case.rope, case.step)(case.qkv, caches[0], norms, window)
-    reference = TorchAttentionStep(shape, case.rope, case.step, strict=False)(case.qkv, caches[1], norms, window)
+    out = CpuAttentionStep(case.shape, case.rope, case.step)(case.qkv, caches[0], norms, window)
+    reference = TorchAttentionStep(case.shape, case.rope, case.step, strict=False)(case.qkv, caches[1], norms, window)
     torch.testing.assert_close(caches[0], caches[1], rtol=2**-7, atol=1e-6)  # one unit of bfloat16
-    untouched = torch.ones(case.cache.shape[1] * shape.block_size, dtype=torch.bool)
+    untouched = torch.ones(case.cache.shape[1] * shape[1], dtype=torch.bool)
     untouched[case.step.slot_mapping] = False
     for kind in range(2):
         before, after = (cache[kind].flatten(0, 1)[untouched] for cache in (case.cache, caches[0]))
@@ -90,15 +92,15 @@ def test_attention_and_cache_are_those_of_the_reference(shape: AttentionShape, w
 
 @pytest.mark.parametrize("window", [0, 100])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bits_do_not_depend_on_chunk_or_batch(shape: AttentionShape, window: int) -> None:
+def test_bits_do_not_depend_on_chunk_or_batch(shape: Shape, window: int) -> None:
     case = Case(shape, QUERY_LENS, CONTEXT_LENS)
     cache = case.cache.clone()
-    whole = CpuAttentionStep(shape, case.rope, case.step)(case.qkv, cache, HeadNorms(), window).clone()
+    whole = CpuAttentionStep(case.shape, case.rope, case.step)(case.qkv, cache, HeadNorms(), window).clone()
     for sequence, new in ((0, 1), (2, 300), (4, 70)):
         first = int(case.step.query_starts[sequence])
         for begin, end in ((0, new), (0, 1), (new // 3, new // 2 + 1), (new - 1, new)):
             step, qkv = case.part(sequence, begin, end)
-            out = CpuAttentionStep(shape, case.rope, step)(qkv, cache.clone(), HeadNorms(), window)
+            out = CpuAttentionStep(case.shape, case.rope, step)(qkv, cache.clone(), HeadNorms(), window)
             assert torch.equal(out, whole[first + begin : first + end]), (sequence, begin, end)
 
 
@@ -146,16 +148,16 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
-        (AttentionShape(4, 2, 24, 16), torch.bfloat16),
-        (AttentionShape(4, 2, 272, 16), torch.bfloat16),
-        (AttentionShape(97, 1, 16, 16), torch.bfloat16),
-        (AttentionShape(4, 2, 16, 16), torch.float32),
+        (AttentionShape(4, 2, 24), torch.bfloat16),
+        (AttentionShape(4, 2, 272), torch.bfloat16),
+        (AttentionShape(97, 1, 16), torch.bfloat16),
+        (AttentionShape(4, 2, 16), torch.float32),
     ],
 )
 def test_what_the_operator_does_not_take_goes_to_torch(shape: AttentionShape, dtype: torch.dtype) -> None:
     assert not cpu_attention_fits(shape, dtype, CPU)
-    case = Case(shape, (1,), (3,))
+    case = Case((shape, 16), (1,), (3,))
     assert isinstance(attention_step(shape, case.rope, case.step, dtype, strict=True), TorchAttentionStep)
     fitting = Case(SHAPES[1], (1,), (3,))
-    step = attention_step(SHAPES[1], fitting.rope, fitting.step, torch.bfloat16, strict=True)
+    step = attention_step(fitting.shape, fitting.rope, fitting.step, torch.bfloat16, strict=True)
     assert isinstance(step, CpuAttentionStep)

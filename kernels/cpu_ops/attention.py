@@ -8,11 +8,11 @@ from kernels.attention_inputs import AttentionShape, HeadNorms, RopeTables, Step
 from kernels.cpu_ops.library import load_library
 
 MAX_HEAD_DIM = 256
-MAX_GROUP = 96  # query heads of one KV head: TILE_ROWS in attention.cpp
+MAX_GROUP = 96  # query heads of one KV head: TILE_ROWS in attention.h
 
 
 class RopeStruct(ctypes.Structure):
-    """`Rope` in rope.cpp."""
+    """`Rope` in rope.h."""
 
     _fields_ = (
         ("cos", ctypes.c_void_p),
@@ -27,7 +27,7 @@ class RopeStruct(ctypes.Structure):
 
 
 class AttentionStruct(ctypes.Structure):
-    """`Attention` in attention.cpp."""
+    """`Attention` in attention.h."""
 
     _fields_ = (
         ("block_tables", ctypes.c_void_p),
@@ -43,6 +43,12 @@ class AttentionStruct(ctypes.Structure):
     )
 
 
+class HeadNormsStruct(ctypes.Structure):
+    """`HeadNorms` in rope.h."""
+
+    _fields_ = (("q", ctypes.c_void_p), ("k", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
 class CpuAttentionStep:
     """One step's attention (`kernels.attention_step.AttentionStep`)."""
 
@@ -50,42 +56,46 @@ class CpuAttentionStep:
         library = load_library()
         if library is None:
             raise ValueError("the CPU operators are not there; ask cpu_attention_fits() first")
-        self._store, self._attend = library.raydix_rope_store, library.raydix_attention
-        self._held = (rope, step)  # the structs have only the addresses
-        tokens, (sequences, width) = len(step.positions), step.block_tables.shape
-        heads = (shape.num_heads, shape.num_kv_heads, shape.head_dim)
-        self._rope = RopeStruct(
-            rope.cos.data_ptr(),
-            rope.sin.data_ptr(),
-            step.positions.data_ptr(),
-            step.slot_mapping.data_ptr(),
-            tokens,
-            *heads,
-        )
-        self._attention = AttentionStruct(
-            step.block_tables.data_ptr(),
-            step.query_starts.data_ptr(),
-            step.context_lens.data_ptr(),
-            sequences,
-            width,
-            shape.block_size,
-            *heads,
-            shape.head_dim**-0.5,
-        )
-        self._pointers = ctypes.addressof(self._rope), ctypes.addressof(self._attention)
-        self._q = torch.empty(tokens, shape.num_heads * shape.head_dim, dtype=torch.bfloat16)
-        self._out = torch.empty(tokens, shape.num_heads * shape.head_dim)
+        self._run = library.raydix_attention
+        self._tables = rope  # held, for the struct has only the addresses
+        self._rope = rope_struct(shape, rope, step)
+        self._shape = shape
+        self._step = step
+        self._q = torch.empty(len(step.positions), shape.num_heads * shape.head_dim, dtype=torch.bfloat16)
 
     def __call__(self, qkv: torch.Tensor, layer_cache: torch.Tensor, norms: HeadNorms, window: int) -> torch.Tensor:
         """Attend one layer: float32 qkv and result, bfloat16 cache."""
-        k_cache, v_cache = layer_cache[0].data_ptr(), layer_cache[1].data_ptr()
-        q, out, threads = self._q.data_ptr(), self._out.data_ptr(), torch.get_num_threads()
-        rope, attention = self._pointers
-        q_norm = None if norms.q is None else norms.q.data_ptr()
-        k_norm = None if norms.k is None else norms.k.data_ptr()
-        self._store(rope, q_norm, k_norm, norms.eps, qkv.data_ptr(), q, k_cache, v_cache, threads)
-        self._attend(attention, q, k_cache, v_cache, out, window, threads)
-        return self._out
+        out = torch.empty(self._q.shape)
+        tensors = (qkv, self._q, layer_cache[0], layer_cache[1], out)
+        attention = attention_struct(self._shape, self._step, layer_cache.shape[2])
+        structs = (ctypes.byref(struct) for struct in (self._rope, attention, head_norms_struct(norms)))
+        self._run(*structs, *(tensor.data_ptr() for tensor in tensors), window, torch.get_num_threads())
+        return out
+
+
+def rope_struct(shape: AttentionShape, rope: RopeTables, step: StepTensors) -> RopeStruct:
+    tensors = (rope.cos, rope.sin, step.positions, step.slot_mapping)
+    heads = (shape.num_heads, shape.num_kv_heads, shape.head_dim)
+    return RopeStruct(*(tensor.data_ptr() for tensor in tensors), len(step.positions), *heads)
+
+
+def attention_struct(shape: AttentionShape, step: StepTensors, block_size: int) -> AttentionStruct:
+    return AttentionStruct(
+        step.block_tables.data_ptr(),
+        step.query_starts.data_ptr(),
+        step.context_lens.data_ptr(),
+        *step.block_tables.shape,
+        block_size,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        shape.head_dim**-0.5,
+    )
+
+
+def head_norms_struct(norms: HeadNorms) -> HeadNormsStruct:
+    pointers = (None if weight is None else weight.data_ptr() for weight in (norms.q, norms.k))
+    return HeadNormsStruct(*pointers, norms.eps)
 
 
 def cpu_attention_fits(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> bool:

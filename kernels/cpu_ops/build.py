@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 SWITCH = "RAYDIX_CPU_OPS"
 SOURCE_DIR = Path(__file__).parent
-SOURCES = ("linear.cpp", "attention.cpp", "rope.cpp")
+SOURCE = SOURCE_DIR / "ops.cpp"
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 INSTRUCTION_SETS = {
     "avx512_bf16": (
@@ -70,24 +69,16 @@ def build_library(instructions: str | None) -> Path | None:
 
 
 def compile_library(compiler: str, instructions: str, path: Path) -> None:
-    """Compile the sources side by side and link them to torch's own OpenMP, so that there is one pool of threads."""
+    """Compile, and link to torch's own OpenMP, so that there is one pool of threads. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        objects = [f"{scratch}/{source}.o" for source in SOURCES]
-        flags = (*FLAGS, *INSTRUCTION_SETS[instructions])
+        compiled, linked = f"{scratch}/ops.o", f"{scratch}/ops.so"
         commands = [
-            [compiler, *flags, "-c", str(SOURCE_DIR / source), "-o", target]
-            for source, target in zip(SOURCES, objects, strict=True)
+            [compiler, *FLAGS, *INSTRUCTION_SETS[instructions], "-c", str(SOURCE), "-o", compiled],
+            [compiler, "-shared", "-o", linked, compiled, *openmp_library()],
         ]
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(run_compiler, commands))
-        linked = f"{scratch}/library.so"
-        run_compiler([compiler, "-shared", "-o", linked, *objects, *openmp_library()])
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True)
         os.replace(linked, path)
-
-
-def run_compiler(command: list[str]) -> None:
-    """Raises CalledProcessError with what the compiler said."""
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def openmp_library() -> list[str]:

@@ -25,8 +25,8 @@ def open_library(instructions: str | None) -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     pointer, number = ctypes.c_void_p, ctypes.c_int32
     library.raydix_linear.argtypes = [pointer] * 3 + [number] * 2
-    library.raydix_attention.argtypes = [pointer] * 5 + [number] * 2
-    library.raydix_rope_store.argtypes = [pointer] * 3 + [ctypes.c_float] + [pointer] * 4 + [number]
-    for function in (library.raydix_linear, library.raydix_attention, library.raydix_rope_store):
+    library.raydix_attention.argtypes = [pointer] * 8 + [number] * 2
+    library.raydix_layers.argtypes = [pointer, number, pointer, pointer, pointer, number]
+    for function in (library.raydix_linear, library.raydix_attention, library.raydix_layers):
         function.restype = None
     return library

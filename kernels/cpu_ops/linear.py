@@ -17,7 +17,7 @@ MAX_SCALE = 65504.0  # scales are held in float16
 
 
 class LinearStruct(ctypes.Structure):
-    """`Linear` in linear.cpp."""
+    """`Linear` in linear.h."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -49,7 +49,7 @@ class CpuLinear:
         self._columns = self.num_inputs * (2 if fusion.prologue is Prologue.SILU_MUL else 1)
         self._data = pack_int4(weight) if isinstance(weight, PackedInt4) else pack_bfloat16(weight)
         self._fusion = fusion  # held, for the struct has only the addresses
-        self._struct = LinearStruct(
+        self.struct = LinearStruct(
             data=self._data.data_ptr(),
             norm_weight=address(fusion.norm_weight, self.num_inputs),
             bias=address(fusion.bias, self.num_outputs),
@@ -60,7 +60,7 @@ class CpuLinear:
             accumulate=fusion.accumulate,
             eps=fusion.eps,
         )
-        self._pointer = ctypes.addressof(self._struct)
+        self._pointer = ctypes.addressof(self.struct)
 
     @property
     def num_bytes(self) -> int:

@@ -24,24 +24,25 @@ class AttentionMetadata:
 
 def build_attention_metadata(batch: ScheduledBatch, block_size: int, device: torch.device) -> AttentionMetadata:
     """Lay out a batch whose sequences' tables already cover it."""
-    counts = [item.num_tokens for item in batch.items]
-    lengths = [item.sequence.num_computed_tokens + item.num_tokens for item in batch.items]
-    starts = np.cumsum([0, *counts])
+    positions: list[int] = []
+    slots: list[int] = []
+    starts, lengths, sample_rows = [0], [], []
     tables = np.zeros((len(batch.items), max(len(item.sequence.block_table) for item in batch.items)), dtype=np.int32)
-    positions, slots = np.empty((2, starts[-1]), dtype=np.int64)
-    for index, item in enumerate(batch.items):
-        table = tables[index, : len(item.sequence.block_table)]
-        table[:] = item.sequence.block_table
-        place = np.arange(lengths[index] - counts[index], lengths[index])
-        rows = slice(starts[index], starts[index + 1])
-        positions[rows] = place
-        slots[rows] = table[place // block_size].astype(np.int64) * block_size + place % block_size
+    for item, row in zip(batch.items, tables, strict=True):
+        table, begin = item.sequence.block_table, item.sequence.num_computed_tokens
+        places = range(begin, begin + item.num_tokens)
+        row[: len(table)] = table
+        positions += places
+        slots += [table[place // block_size] * block_size + place % block_size for place in places]
+        starts.append(len(positions))
+        lengths.append(places.stop)
+        if item.samples:
+            sample_rows.append(len(positions) - 1)
     step = StepTensors(
-        positions=torch.from_numpy(positions).to(device),
-        slot_mapping=torch.from_numpy(slots).to(device),
+        positions=torch.tensor(positions, device=device),
+        slot_mapping=torch.tensor(slots, device=device),
         block_tables=torch.from_numpy(tables).to(device),
-        query_starts=torch.from_numpy(starts.astype(np.int32)).to(device),
+        query_starts=torch.tensor(starts, dtype=torch.int32, device=device),
         context_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
     )
-    rows_that_sample = [int(starts[index + 1]) - 1 for index, item in enumerate(batch.items) if item.samples]
-    return AttentionMetadata(step, torch.tensor(rows_that_sample, dtype=torch.int64, device=device))
+    return AttentionMetadata(step, torch.tensor(sample_rows, dtype=torch.int64, device=device))

@@ -7,31 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.attention_inputs import AttentionShape, HeadNorms
-from kernels.attention_step import attention_step
-from kernels.linear import FusedLinear
+from kernels.attention_inputs import AttentionShape
+from kernels.decoder_layers import decoder_layers
+from kernels.fusion import FusedLinear
+from kernels.layer_weights import LayerWeights
 from workers.engine.attention_metadata import AttentionMetadata
 from workers.models.rope import rope_tables
 from workers.models.spec import ModelSpec
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """One block's matrices, q/k/v and gate/up packed into one each, with what stands around them fused in.
-
-    Attributes:
-        qkv_proj: normalises its rows first.
-        head_norms: of each head of q and k, in families that have them.
-        o_proj: adds to the residual stream.
-        gate_up_proj: normalises its rows first.
-        down_proj: takes gate and up to silu(gate) * up, and adds to the residual stream.
-    """
-
-    qkv_proj: FusedLinear
-    head_norms: HeadNorms
-    o_proj: FusedLinear
-    gate_up_proj: FusedLinear
-    down_proj: FusedLinear
 
 
 @dataclass(frozen=True)
@@ -50,8 +32,10 @@ class Decoder:
         """With `strict`, a token's bits do not depend on what is computed in the same step."""
         self.spec = spec
         self.weights = weights
-        self._strict = strict
-        self._rope = rope_tables(spec.rope, spec.head_dim, spec.max_model_len, weights.embed_tokens.device)
+        embed = weights.embed_tokens
+        shape = AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim)
+        rope = rope_tables(spec.rope, spec.head_dim, spec.max_model_len, embed.device)
+        self._layers = decoder_layers(shape, rope, weights.layers, embed.dtype, strict=strict)
 
     def forward(self, token_ids: torch.Tensor, metadata: AttentionMetadata, kv_cache: torch.Tensor) -> torch.Tensor:
         """Logits of the rows that sample.
@@ -64,11 +48,5 @@ class Decoder:
         Returns:
             float32 [len(metadata.sample_rows), vocab].
         """
-        spec = self.spec
-        shape = AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim, block_size=kv_cache.shape[3])
-        attend = attention_step(shape, self._rope, metadata.step, kv_cache.dtype, strict=self._strict)
-        hidden = self.weights.embed_tokens[token_ids].float()
-        for layer, layer_cache, window in zip(self.weights.layers, kv_cache, spec.traits.windows, strict=True):
-            layer.o_proj(attend(layer.qkv_proj(hidden), layer_cache, layer.head_norms, window), hidden)
-            layer.down_proj(layer.gate_up_proj(hidden), hidden)
+        hidden = self._layers(self.weights.embed_tokens[token_ids].float(), metadata.step, kv_cache)
         return self.weights.lm_head(hidden[metadata.sample_rows])

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from kernels.attention_inputs import HeadNorms
-from kernels.fusion import Fusion, Prologue
+from kernels.fusion import FusedLinear, Fusion, Prologue
 from kernels.int4 import PackedInt4, quantize
-from kernels.linear import FusedLinear, head, linear
+from kernels.layer_weights import LayerWeights
+from kernels.linear import head, linear
 from workers.config import WeightConfig
-from workers.models.decoder import DecoderWeights, LayerWeights
+from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, ModelSpec
 from workers.weights.checkpoint import Checkpoint
 from workers.weights.packed_modules import shards_of
@@ -43,7 +44,9 @@ class WeightLoader:
         embed = self._tensor("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size)
         weights = DecoderWeights(
             embed_tokens=embed.to(self._dtype),
-            layers=tuple(self._layer(f"model.layers.{index}") for index in range(spec.num_layers)),
+            layers=tuple(
+                self._layer(f"model.layers.{index}", window) for index, window in enumerate(spec.traits.windows)
+            ),
             lm_head=head(self._head(embed).to(self._dtype), self._normed("model.norm"), strict=self._strict),
         )
         unexpected = self._checkpoint.names - self._read
@@ -65,7 +68,7 @@ class WeightLoader:
             )
         return embed if tied else head
 
-    def _layer(self, prefix: str) -> LayerWeights:
+    def _layer(self, prefix: str, window: int) -> LayerWeights:
         spec, attention, mlp = self._spec, f"{prefix}.self_attn", f"{prefix}.mlp"
         traits = spec.traits
         q_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
@@ -81,6 +84,7 @@ class WeightLoader:
                 gate_up, hidden, self._normed(f"{prefix}.post_attention_layernorm"), traits.mlp_bias
             ),
             down_proj=self._linear(down, inner, gated, traits.mlp_bias),
+            window=window,
         )
 
     def _linear(self, module: Module, num_inputs: int, fusion: Fusion, has_bias: bool) -> FusedLinear:

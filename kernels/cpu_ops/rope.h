@@ -1,4 +1,6 @@
 // Rotary embedding of Q and K, and K and V to their slots, in one pass over the qkv projection.
+#pragma once
+
 #include <omp.h>
 
 #include <cmath>
@@ -7,7 +9,7 @@
 
 namespace raydix {
 
-// One step's tokens; `raydix_rope_store` adds the layer. The fields are mirrored in attention.py.
+// One step's tokens; the layer comes with the call. The fields are mirrored in attention.py.
 struct Rope {
   const float* cos;  // [max_len, head_dim / 2]
   const float* sin;
@@ -22,19 +24,19 @@ struct HeadNorms {
   float eps;
 };
 
-struct Layer {
+struct RopeLayer {
   const float* qkv;   // [tokens, (heads + 2 kv_heads) * head_dim]
   uint16_t* q;        // bfloat16 [tokens, heads, head_dim]
   uint16_t* k_cache;  // bfloat16 [slots, kv_heads, head_dim]
   uint16_t* v_cache;
 };
 
-void to_bf16_row(const float* x, int count, uint16_t* out) {
+inline void to_bf16_row(const float* x, int count, uint16_t* out) {
   for (int i = 0; i < count; i += LANES) store(out + i, to_bf16(load<f32x16>(x + i)));
 }
 
 // Normalises one head where there is a weight, and rotates its halves by the angles of its position.
-void rotate_head(const float* x, const float* norm, float eps, const float* cos, const float* sin, int D, uint16_t* out) {
+inline void rotate_head(const float* x, const float* norm, float eps, const float* cos, const float* sin, int D, uint16_t* out) {
   float head[256];
   float scale = 1.0f;
   if (norm) {
@@ -51,7 +53,7 @@ void rotate_head(const float* x, const float* norm, float eps, const float* cos,
   to_bf16_row(rotated, D, out);
 }
 
-void store_token(const Rope& a, const HeadNorms& norms, const Layer& layer, int token) {
+inline void store_token(const Rope& a, const HeadNorms& norms, const RopeLayer& layer, int token) {
   const int D = a.head_dim;
   const float* x = layer.qkv + size_t(token) * (a.num_heads + 2 * a.num_kv_heads) * D;
   const float *cos = a.cos + a.positions[token] * (D / 2), *sin = a.sin + a.positions[token] * (D / 2);
@@ -63,15 +65,10 @@ void store_token(const Rope& a, const HeadNorms& norms, const Layer& layer, int 
   to_bf16_row(x, a.num_kv_heads * D, layer.v_cache + slot);
 }
 
-}  // namespace raydix
-
-using namespace raydix;
-
-extern "C" void raydix_rope_store(const Rope* a, const float* q_norm, const float* k_norm, float eps, const float* qkv,
-                                  uint16_t* q, uint16_t* k_cache, uint16_t* v_cache, int32_t num_threads) {
-  const HeadNorms norms{q_norm, k_norm, eps};
-  const Layer layer{qkv, q, k_cache, v_cache};
-  const int threads = a->num_tokens < 32 ? 1 : num_threads;  // waking a thread costs more than a few tokens do
-#pragma omp parallel for num_threads(threads)
-  for (int token = 0; token < a->num_tokens; ++token) store_token(*a, norms, layer, token);
+// This thread's share of a layer's tokens; all threads of the region call it.
+inline void rope_share(const Rope& a, const HeadNorms& norms, const RopeLayer& layer) {
+#pragma omp for schedule(static) nowait
+  for (int token = 0; token < a.num_tokens; ++token) store_token(a, norms, layer, token);
 }
+
+}  // namespace raydix

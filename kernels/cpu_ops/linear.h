@@ -2,6 +2,8 @@
 //
 // Chunks of rows times panels of 16 outputs are shared out among the threads. How does not matter to the result: each
 // element is summed by one thread in the same order.
+#pragma once
+
 #include <omp.h>
 
 #include <algorithm>
@@ -12,7 +14,7 @@
 
 namespace raydix {
 
-// A linear layer as it is loaded; `raydix_linear` adds the rows. The fields are mirrored in linear.py.
+// A linear layer as it is loaded; its rows come with the call. The fields are mirrored in linear.py.
 struct Linear {
   const uint8_t* data;
   const float* norm_weight;  // [K], for RMS_NORM
@@ -39,7 +41,7 @@ struct Chunk {
 
 constexpr int CHUNK_ROWS = 96;  // rows at once: their inputs stay in the L2 cache
 
-void write(const Linear& w, float* y, const Chunk& chunk, int panel, int num_panels, const float* from, int ld) {
+inline void write(const Linear& w, float* y, const Chunk& chunk, int panel, int num_panels, const float* from, int ld) {
   const int columns = std::min(num_panels * LANES, w.num_outputs - panel * LANES);
   for (int r = 0; r < chunk.rows; ++r) {
     float* to = y + size_t(chunk.first_row + r) * w.num_outputs + panel * LANES;
@@ -50,7 +52,7 @@ void write(const Linear& w, float* y, const Chunk& chunk, int panel, int num_pan
 }
 
 // The chunk's rows times panels [begin, end), written to y.
-void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int begin, int end) {
+inline void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int begin, int end) {
   thread_local Scratch<float> memory;
   const size_t ld = PANELS * LANES, K = w.num_inputs;
   float* gathered = memory.get(CHUNK_ROWS * ld);
@@ -65,7 +67,7 @@ void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int begin, in
   }
 }
 
-Chunk prepare(const Linear& w, const float* x, int first_row, int rows) {
+inline Chunk prepare(const Linear& w, const float* x, int first_row, int rows) {
   const Input in{x, w.prologue, w.norm_weight, w.eps};
   thread_local Scratch<uint16_t> x_memory;
   thread_local Scratch<float> sums_memory;
@@ -76,22 +78,18 @@ Chunk prepare(const Linear& w, const float* x, int first_row, int rows) {
   return chunk;
 }
 
-}  // namespace raydix
-
-using namespace raydix;
-
-extern "C" void raydix_linear(const Linear* w, const float* x, float* y, int32_t rows, int32_t num_threads) {
-  const int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS, panels = w->panels();
-#pragma omp parallel num_threads(num_threads)
-  {
-    const size_t units = size_t(chunks) * panels, threads = omp_get_num_threads(), me = omp_get_thread_num();
-    const size_t last = units * (me + 1) / threads;
-    for (size_t unit = units * me / threads; unit < last;) {
-      const int index = int(unit / panels), begin = int(unit % panels);
-      const int end = int(std::min<size_t>(panels, begin + (last - unit)));
-      const int first_row = index * CHUNK_ROWS;
-      multiply_chunk(*w, y, prepare(*w, x, first_row, std::min(CHUNK_ROWS, rows - first_row)), begin, end);
-      unit += end - begin;
-    }
+// This thread's share of x W^T; all threads of the region call it.
+inline void linear_share(const Linear& w, const float* x, float* y, int rows) {
+  const int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS, panels = w.panels();
+  const size_t units = size_t(chunks) * panels, threads = omp_get_num_threads(), me = omp_get_thread_num();
+  const size_t last = units * (me + 1) / threads;
+  for (size_t unit = units * me / threads; unit < last;) {
+    const int index = int(unit / panels), begin = int(unit % panels);
+    const int end = int(std::min<size_t>(panels, begin + (last - unit)));
+    const int first_row = index * CHUNK_ROWS;
+    multiply_chunk(w, y, prepare(w, x, first_row, std::min(CHUNK_ROWS, rows - first_row)), begin, end);
+    unit += end - begin;
   }
 }
+
+}  // namespace raydix

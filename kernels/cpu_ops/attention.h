@@ -4,6 +4,8 @@
 // segments of 256 at absolute positions: scores, their maximum, their exponentials and their product with V are computed
 // a segment at a time and merged in order (FlashAttention, Dao et al. 2022; fixed segment size after Thinking Machines'
 // batch-invariant attention). A masked key has weight 0 and adds nothing, so how far a tile reaches does not matter.
+#pragma once
+
 #include <omp.h>
 
 #include <algorithm>
@@ -15,7 +17,7 @@
 
 namespace raydix {
 
-// One step's attention; `raydix_attention` adds the layer. The fields are mirrored in attention.py.
+// One step's attention; the layer comes with the call. The fields are mirrored in attention.py.
 struct Attention {
   const int32_t* block_tables;  // [sequences, table_width]
   const int32_t* query_starts;  // [sequences + 1]
@@ -24,7 +26,7 @@ struct Attention {
   float scale;
 };
 
-struct Layer {
+struct AttentionLayer {
   const uint16_t* q;        // bfloat16 [tokens, heads, head_dim]
   const uint16_t* k_cache;  // bfloat16 [blocks, block_size, kv_heads, head_dim]
   const uint16_t* v_cache;
@@ -43,7 +45,7 @@ struct Work {
 };
 
 // Memory for one piece of work; K and V of a segment as pairs of bfloat16 (see gemm.h).
-struct Buffers {
+struct AttentionMemory {
   Scratch<uint32_t> k, v;
   Scratch<uint16_t> q, weights;
   Scratch<float> scores, part, total, maxima, sums;
@@ -56,7 +58,7 @@ struct Keys {
   int count;
 };
 
-void locate(const Attention& a, const Layer& layer, const Work& work, int begin, int count, Keys& keys) {
+inline void locate(const Attention& a, const AttentionLayer& layer, const Work& work, int begin, int count, Keys& keys) {
   const int32_t* table = a.block_tables + size_t(work.sequence) * a.table_width;
   keys.count = count;
   for (int i = 0, block = begin / a.block_size, at = begin % a.block_size; i < count; ++block, at = 0)
@@ -96,7 +98,7 @@ inline void prefetch_row(const uint16_t* row, int head_dim) {
 
 // K of a segment as [head_dim / 2][SEGMENT] pairs; columns up to the next 16 are zero. The rows to come are fetched
 // ahead, K's and V's: they lie apart, which the hardware does not foresee.
-void pack_keys(const Keys& keys, int head_dim, uint32_t* out) {
+inline void pack_keys(const Keys& keys, int head_dim, uint32_t* out) {
   for (int key = 0; key < keys.count; key += LANES) {
     const int rows = std::min(LANES, keys.count - key);
     for (int i = 0; i < rows; ++i) {
@@ -119,7 +121,7 @@ void pack_keys(const Keys& keys, int head_dim, uint32_t* out) {
 }
 
 // V of a segment as [SEGMENT / 2][head_dim] pairs of neighbouring keys; a key beyond the last is zero.
-void pack_values(const Keys& keys, int head_dim, uint32_t* out) {
+inline void pack_values(const Keys& keys, int head_dim, uint32_t* out) {
   for (int key = 0; key < keys.count; key += 2)
     for (int d = 0; d < head_dim; d += LANES) {
       u32x16 pair = __builtin_convertvector(load<u16x16>(keys.v[key] + d), u32x16);
@@ -139,7 +141,7 @@ inline f32x16 visible_scores(const float* scores, float scale, int key, int firs
 
 // Scores of one row to weights exp(score - maximum) in bfloat16, of which `width` are written; returns the maximum and
 // the sum of the weights. The row sees keys [first, last) of the segment.
-std::pair<float, float> softmax_row(const float* scores, float scale, int first, int last, int width, uint16_t* weights) {
+inline std::pair<float, float> softmax_row(const float* scores, float scale, int first, int last, int width, uint16_t* weights) {
   const int begin = first / LANES * LANES, end = (last + LANES - 1) / LANES * LANES;
   f32x16 highest = splat(NEVER), total{};
   for (int key = begin; key < end; key += LANES) highest = max(highest, visible_scores(scores, scale, key, first, last));
@@ -155,7 +157,7 @@ std::pair<float, float> softmax_row(const float* scores, float scale, int first,
 }
 
 // total = total * old + part * fresh
-void merge_row(float* total, const float* part, float old, float fresh, int head_dim) {
+inline void merge_row(float* total, const float* part, float old, float fresh, int head_dim) {
   for (int d = 0; d < head_dim; d += LANES)
     store(total + d, load<f32x16>(total + d) * old + load<f32x16>(part + d) * fresh);
 }
@@ -166,7 +168,8 @@ struct Tiles {
 };
 
 // One segment of keys into the running maximum, sum and weighted sum of every row.
-void attend_segment(const Attention& a, const Layer& layer, const Work& work, const Tiles& tile, int segment, Buffers& memory) {
+inline void attend_segment(const Attention& a, const AttentionLayer& layer, const Work& work, const Tiles& tile,
+                           int segment, AttentionMemory& memory) {
   const int D = a.head_dim, begin = segment * SEGMENT;
   const int count = std::min(SEGMENT, tile.last_position + 1 - begin), width = (count + LANES - 1) / LANES * LANES;
   uint32_t* k = memory.k.get(size_t(D) / 2 * SEGMENT);
@@ -203,8 +206,8 @@ void attend_segment(const Attention& a, const Layer& layer, const Work& work, co
 }
 
 // All rows of one piece of work: row r is query r / group, head r % group of the KV head's.
-void attend(const Attention& a, const Layer& layer, const Work& work) {
-  thread_local Buffers memory;
+inline void attend(const Attention& a, const AttentionLayer& layer, const Work& work) {
+  thread_local AttentionMemory memory;
   const int D = a.head_dim, group = a.num_heads / a.num_kv_heads, rows = work.num_tokens * group;
   const Tiles tile{rows, group, work.first_position + work.num_tokens - 1};
   uint16_t* q = memory.q.get(size_t(rows) * D);
@@ -225,24 +228,20 @@ void attend(const Attention& a, const Layer& layer, const Work& work) {
       store(layer.out + row_of(r) + d, load<f32x16>(total + size_t(r) * D + d) / sums[r]);
 }
 
-}  // namespace raydix
-
-using namespace raydix;
-
-extern "C" void raydix_attention(const Attention* a, const uint16_t* q, const uint16_t* k_cache, const uint16_t* v_cache,
-                                 float* out, int32_t window, int32_t num_threads) {
-  const Layer layer{q, k_cache, v_cache, out, window};
-  const int group = a->num_heads / a->num_kv_heads, step = std::max(1, TILE_ROWS / group);
-#pragma omp parallel num_threads(num_threads)
-  for (int s = 0; s < a->num_sequences; ++s) {
-    const int begin = a->query_starts[s], new_tokens = a->query_starts[s + 1] - begin;
+// This thread's share of a layer's attention; all threads of the region call it, and wait for each other behind it.
+inline void attention_share(const Attention& a, const AttentionLayer& layer) {
+  const int group = a.num_heads / a.num_kv_heads, step = std::max(1, TILE_ROWS / group);
+  for (int s = 0; s < a.num_sequences; ++s) {
+    const int begin = a.query_starts[s], new_tokens = a.query_starts[s + 1] - begin;
     const int tiles = (new_tokens + step - 1) / step;
     // The last tiles attend to most keys: they come first.
 #pragma omp for schedule(dynamic) nowait
-    for (int index = 0; index < tiles * a->num_kv_heads; ++index) {
-      const int first = (tiles - 1 - index / a->num_kv_heads) * step;
-      attend(*a, layer, {s, index % a->num_kv_heads, begin + first, std::min(step, new_tokens - first),
-                  a->context_lens[s] - new_tokens + first});
+    for (int index = 0; index < tiles * a.num_kv_heads; ++index) {
+      const int first = (tiles - 1 - index / a.num_kv_heads) * step;
+      attend(a, layer, {s, index % a.num_kv_heads, begin + first, std::min(step, new_tokens - first),
+                        a.context_lens[s] - new_tokens + first});
     }
   }
 }
+
+}  // namespace raydix

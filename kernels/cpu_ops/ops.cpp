@@ -1,0 +1,64 @@
+// What Python calls: one linear layer, one layer's attention, or all layers of a decoder for one step.
+#include "attention.h"
+#include "linear.h"
+#include "rope.h"
+
+using namespace raydix;
+
+// One layer of a decoder; the fields are mirrored in layers.py.
+struct Layer {
+  Linear qkv_proj, o_proj, gate_up_proj, down_proj;
+  HeadNorms norms;
+  int32_t window;
+};
+
+// What a step computes in; the fields are mirrored in layers.py.
+struct Buffers {
+  float* hidden;    // [tokens, hidden], in and out
+  float* qkv;       // [tokens, (heads + 2 kv_heads) * head_dim]
+  uint16_t* q;      // bfloat16 [tokens, heads * head_dim]
+  float* attended;  // [tokens, heads * head_dim]
+  float* gate_up;   // [tokens, 2 * intermediate]
+  uint16_t* cache;  // bfloat16 [layers, 2, blocks, block_size, kv_heads, head_dim]
+  int64_t kv_size;  // elements of K of one layer, and as many of V
+};
+
+extern "C" void raydix_linear(const Linear* w, const float* x, float* y, int32_t rows, int32_t num_threads) {
+#pragma omp parallel num_threads(num_threads)
+  linear_share(*w, x, y, rows);
+}
+
+extern "C" void raydix_attention(const Rope* rope, const Attention* attention, const HeadNorms* norms, const float* qkv,
+                                 uint16_t* q, uint16_t* k_cache, uint16_t* v_cache, float* out, int32_t window,
+                                 int32_t num_threads) {
+#pragma omp parallel num_threads(num_threads)
+  {
+    rope_share(*rope, *norms, {qkv, q, k_cache, v_cache});
+#pragma omp barrier
+    attention_share(*attention, {q, k_cache, v_cache, out, window});
+  }
+}
+
+// One team of threads for the whole step: between two operations there is a barrier of a microsecond, where a call from
+// Python and waking the threads again take ten.
+extern "C" void raydix_layers(const Layer* layers, int32_t num_layers, const Rope* rope, const Attention* attention,
+                              const Buffers* b, int32_t num_threads) {
+  const int rows = rope->num_tokens;
+#pragma omp parallel num_threads(num_threads)
+  for (int i = 0; i < num_layers; ++i) {
+    const Layer& layer = layers[i];
+    uint16_t *k_cache = b->cache + 2 * i * b->kv_size, *v_cache = k_cache + b->kv_size;
+    linear_share(layer.qkv_proj, b->hidden, b->qkv, rows);
+#pragma omp barrier
+    rope_share(*rope, layer.norms, {b->qkv, b->q, k_cache, v_cache});
+#pragma omp barrier
+    attention_share(*attention, {b->q, k_cache, v_cache, b->attended, layer.window});
+#pragma omp barrier
+    linear_share(layer.o_proj, b->attended, b->hidden, rows);
+#pragma omp barrier
+    linear_share(layer.gate_up_proj, b->hidden, b->gate_up, rows);
+#pragma omp barrier
+    linear_share(layer.down_proj, b->gate_up, b->hidden, rows);
+#pragma omp barrier
+  }
+}
