@@ -37,5 +37,9 @@ class Fusion:
 class FusedLinear(Protocol):
     """y = f(x) W^T (+ bias) (+ what out holds); f and the rest as its `Fusion` says."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weight, in bytes."""
+
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply float32 [rows, K] ([rows, 2K] for SILU_MUL): returns `out`, float32 [rows, N], or a new tensor."""

@@ -29,6 +29,11 @@ class TorchLinear:
         self._dtype = dtype
         self._strict = strict
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weight, in bytes."""
+        return self._weight.num_bytes if isinstance(self._weight, Int4Weight) else self._weight.nbytes
+
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         y = self._multiply(apply_prologue(x, self._fusion).to(self._dtype)).float()
         if self._fusion.bias is not None:

@@ -95,8 +95,9 @@ def test_temperature_zero_is_greedy(row: list[float], top_k: int, top_p: float, 
 
 @given(ROWS, SEEDS, st.integers(1, 50))
 def test_top_k_of_one_and_a_tiny_top_p_are_greedy(row: list[float], seed: int, num_tokens: int) -> None:
-    for params in (SamplingParams(top_k=1, seed=seed), SamplingParams(top_p=1e-9, seed=seed)):
-        assert draw_at(row, params, num_tokens) == row.index(max(row))
+    """Logits a rounding apart are as likely as each other, and then top_p may keep either."""
+    assert draw_at(row, SamplingParams(top_k=1, seed=seed), num_tokens) == row.index(max(row))
+    assert row[draw_at(row, SamplingParams(top_p=1e-9, seed=seed), num_tokens)] >= max(row) - 1e-6
 
 
 @given(ROWS, SEEDS, st.floats(0, 1e-8, exclude_min=True))
