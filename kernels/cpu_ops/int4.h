@@ -38,7 +38,8 @@ struct Int4Product {
 };
 
 // R rows times NB panels, unpacked in registers and read once. Unpacking a tile into the cache for all rows first was no
-// faster at any number of rows: 183 against 186 GFLOP/s a Zen 4 core (group size 32, 96 rows, in cache).
+// faster at any number of rows: 183 against 186 GFLOP/s a Zen 4 core (group size 32, 96 rows, in cache). The hardware
+// fetches ahead by itself: with prefetch instructions one row read 0.65 to 0.9 of the memory's speed, without 0.9 to 1.0.
 template <int R, int NB>
 inline void int4_rows(const Int4Product& p) {
   f32x16 total[R][NB] = {};
@@ -48,11 +49,7 @@ inline void int4_rows(const Int4Product& p) {
     for (int line = 0; line < p.group_size / 8; ++line) {
       u32x16 nibbles[NB];
 #pragma GCC unroll 8
-      for (int b = 0; b < NB; ++b) {
-        const uint8_t* from = group + b * p.panel_bytes + (line + 1) * LINE_BYTES;
-        nibbles[b] = load<u32x16>(from);
-        __builtin_prefetch(from + 16 * LINE_BYTES);
-      }
+      for (int b = 0; b < NB; ++b) nibbles[b] = load<u32x16>(group + b * p.panel_bytes + (line + 1) * LINE_BYTES);
       const uint16_t* x = p.x + g * p.group_size + line * 8;
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
