@@ -1,6 +1,6 @@
 """Tokens per second of one engine on this CPU, and how near its int4 operator comes to the speed of memory.
 
-python -m bench.engine [--model DIR] [--group-size N] [--json]
+python -m bench.engine [--model DIR] [--group-size N] [--activations int8] [--json]
 
 Counted as load tests of other engines count: prompts of 16 random tokens, 64 tokens each, so that 63 steps and a short
 prefill are timed; prompts of 1,024 tokens for prefill, each sent twice for the prefix hit.
@@ -103,10 +103,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=TINY_MODEL, help="a Hugging Face directory; the bundled model")
     parser.add_argument("--group-size", type=int, default=WeightConfig().group_size, help="weights per int4 scale")
+    parser.add_argument("--activations", choices=["dtype", "int8"], default="dtype")
     parser.add_argument("--numerics", choices=["strict", "fast"], default="strict")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     options = parser.parse_args()
-    config = WeightConfig(group_size=options.group_size, numerics=options.numerics, device="cpu")
+    config = WeightConfig(
+        group_size=options.group_size, activations=options.activations, numerics=options.numerics, device="cpu"
+    )
     rows = report(Load(options.model, config), options.group_size)
     print(json.dumps(rows, indent=2) if options.json else "\n".join(f"{name}: {value}" for name, value in rows.items()))
 

@@ -29,8 +29,10 @@ CONFIGS = {
     "float32": FLOAT,
     "bfloat16": WeightConfig(quantization="none", device="cpu"),
     "int4 g128": WeightConfig(group_size=128, device="cpu"),
-    "int4 g64": WeightConfig(group_size=64, device="cpu"),
-    "int4 g32 (default)": WeightConfig(device="cpu"),
+    "int4 g64 (default)": WeightConfig(device="cpu"),
+    "int4 g32": WeightConfig(group_size=32, device="cpu"),
+    "int4 g64, int8 activations": WeightConfig(activations="int8", device="cpu"),
+    "int4 g32, int8 activations": WeightConfig(group_size=32, activations="int8", device="cpu"),
 }
 
 

@@ -42,6 +42,7 @@ class EngineSection(Section):
     quantization: Literal["int4", "none"] = "int4"
     group_size: Count = WeightConfig.group_size
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    activations: Literal["dtype", "int8"] = "dtype"
     numerics: Literal["strict", "fast"] = "strict"
     device: str = "auto"
     block_size: Count = CacheConfig.block_size
@@ -54,7 +55,14 @@ class EngineSection(Section):
         return EngineConfig(
             cache=CacheConfig(self.block_size, self.kv_cache_mib * 2**20),
             scheduler=SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
-            weights=WeightConfig(self.quantization, self.group_size, self.dtype, self.numerics, self.device),
+            weights=WeightConfig(
+                quantization=self.quantization,
+                group_size=self.group_size,
+                dtype=self.dtype,
+                activations=self.activations,
+                numerics=self.numerics,
+                device=self.device,
+            ),
         )
 
 

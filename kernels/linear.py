@@ -21,13 +21,23 @@ class TorchLinear:
         fusion: what to do around the product.
         dtype: rows are rounded to it before they are multiplied.
         strict: a row's bits must not depend on the rows beside it.
+        int8_group: round the rows to int8 first, so many values by one scale; 0 for not.
     """
 
-    def __init__(self, weight: torch.Tensor | Int4Weight, fusion: Fusion, dtype: torch.dtype, *, strict: bool) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor | Int4Weight,
+        fusion: Fusion,
+        dtype: torch.dtype,
+        *,
+        strict: bool,
+        int8_group: int = 0,
+    ) -> None:
         self._weight = weight
         self._fusion = fusion
         self._dtype = dtype
         self._strict = strict
+        self._int8_group = int8_group
 
     @property
     def num_bytes(self) -> int:
@@ -35,7 +45,10 @@ class TorchLinear:
         return self._weight.num_bytes if isinstance(self._weight, Int4Weight) else self._weight.nbytes
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        y = self._multiply(apply_prologue(x, self._fusion).to(self._dtype)).float()
+        rows = apply_prologue(x, self._fusion)
+        if self._int8_group:
+            rows = round_to_int8(rows, self._int8_group)
+        y = self._multiply(rows.to(self._dtype)).float()
         if self._fusion.bias is not None:
             y = y + self._fusion.bias
         if out is None:
@@ -56,6 +69,14 @@ def linear_in_tiles(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([F.linear(tile, weight) for tile in torch.split(tiles, TILE)])[: len(x)]
 
 
+def round_to_int8(x: torch.Tensor, group_size: int) -> torch.Tensor:
+    """float32 [rows, K], each group rounded to the nearest of 255 levels between plus and minus its largest value."""
+    groups = x.reshape(len(x), -1, group_size)
+    largest = groups.abs().amax(-1, keepdim=True)
+    levels = torch.round(groups * torch.where(largest > 0, 127 / largest, 0.0))
+    return (levels * (largest / 127)).flatten(1)
+
+
 def apply_prologue(x: torch.Tensor, fusion: Fusion) -> torch.Tensor:
     """RMS normalisation (Zhang and Sennrich 2019) or SwiGLU's gate (Shazeer 2020), in float32."""
     if fusion.prologue is Prologue.RMS_NORM:
@@ -72,6 +93,14 @@ def linear(weight: PackedInt4 | torch.Tensor, fusion: Fusion, dtype: torch.dtype
         return CpuLinear(weight, fusion)
     held = prepare(weight, dtype, strict=strict) if isinstance(weight, PackedInt4) else weight
     return TorchLinear(held, fusion, dtype, strict=strict)
+
+
+def int8_linear(weight: PackedInt4, fusion: Fusion, *, strict: bool) -> FusedLinear:
+    """The same with rows rounded to int8, each group of the weight's size by a scale of its own."""
+    if cpu_linear_fits(weight, int8_rows=True):
+        return CpuLinear(weight, fusion, int8_rows=True)
+    held = prepare(weight, torch.float32, strict=strict)
+    return TorchLinear(held, fusion, torch.float32, strict=strict, int8_group=weight.group_size)
 
 
 def head(weight: torch.Tensor, fusion: Fusion, *, strict: bool) -> FusedLinear:

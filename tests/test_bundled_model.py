@@ -13,7 +13,7 @@ from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
 
 PROMPT = "import os\n\n\ndef walk(top, followlinks=False):\n    "
-INT4 = CONFIGS["int4 g32 (default)"]
+INT4 = CONFIGS["int4 g64 (default)"]
 
 
 def test_it_is_small_grouped_and_long_enough() -> None:

@@ -4,6 +4,8 @@ Tolerance: rows are rounded to bfloat16 in both and weights are exact, so what i
 to 17 times the result (a nibble is added as 128 + q).
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,11 +14,11 @@ from kernels.cpu_ops.library import load_library
 from kernels.cpu_ops.linear import CpuLinear, cpu_linear_fits
 from kernels.fusion import Fusion, Prologue
 from kernels.int4 import PackedInt4, dequantize, quantize
-from kernels.linear import TorchLinear, apply_prologue, head, linear
+from kernels.linear import TorchLinear, apply_prologue, head, int8_linear, linear, round_to_int8
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no C++ compiler, or a CPU without AVX2")
 
-SHAPES = [(16, 32, 32), (100, 64, 16), (960, 576, 32), (272, 256, 64), (33, 384, 128), (7, 512, 512)]
+SHAPES = [(16, 32, 32), (100, 64, 16), (960, 576, 32), (272, 256, 64), (33, 512, 256), (7, 512, 512)]
 ROW_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 95, 96, 97, 200]
 NORMED = Prologue.RMS_NORM
 GATED = Prologue.SILU_MUL
@@ -63,12 +65,32 @@ def test_bfloat16_is_the_exact_product(shape: tuple[int, int, int]) -> None:
     assert_close(CpuLinear(matrix, Fusion())(x), exact(x, matrix, Fusion()), 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["int4", "bfloat16"])
+@pytest.mark.parametrize("shift", [0.0, 0.2, -0.3])
 @pytest.mark.parametrize("shape", SHAPES)
+def test_int8_rows_are_the_exact_product_of_what_they_are_rounded_to(shape: tuple[int, int, int], shift: float) -> None:
+    packed, x = packed_of(shape, shift), rows_of(11, shape[1])
+    if shape[2] > 256:
+        with pytest.raises(ValueError, match="cpu_linear_fits"):
+            CpuLinear(packed, Fusion(), int8_rows=True)
+        return
+    x[3, : shape[2]] = 0  # a group that has no scale
+    rounded = round_to_int8(x, shape[2]).double()
+    assert 1e-3 < (rounded - x).norm() / x.norm() < 1e-2
+    y = CpuLinear(packed, Fusion(), int8_rows=True)(x)
+    # Where a value lies half way between two levels, the last bit of the scale decides.
+    assert_close(y, rounded @ dequantize(packed, torch.float32).double().T, 2e-4)
+    reference = int8_linear(replace(packed, scales=packed.scales * 2.0**30), Fusion(), strict=True)
+    assert isinstance(reference, TorchLinear)
+    assert_close(reference(x) / 2.0**30, y.double(), 2e-4)
+
+
+@pytest.mark.parametrize("kind", ["int4", "bfloat16", "int8"])
+@pytest.mark.parametrize("shape", SHAPES[:5])
 @pytest.mark.parametrize("prologue", list(Prologue))
 def test_bits_do_not_depend_on_the_rows_beside(shape: tuple[int, int, int], prologue: Prologue, kind: str) -> None:
     norm = torch.rand(shape[1]) + 0.5 if prologue is NORMED else None
-    layer = CpuLinear(packed_of(shape) if kind == "int4" else matrix_of(shape), Fusion(prologue, norm, 1e-5))
+    weight = matrix_of(shape) if kind == "bfloat16" else packed_of(shape)
+    layer = CpuLinear(weight, Fusion(prologue, norm, 1e-5), int8_rows=kind == "int8")
     x = rows_of(max(ROW_COUNTS) + 3, shape[1] * (2 if prologue is GATED else 1))
     whole = layer(x)
     for count in ROW_COUNTS:

@@ -19,7 +19,7 @@ SOURCE = SOURCE_DIR / "ops.cpp"
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 INSTRUCTION_SETS = {
     "avx512_bf16": (
-        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mf16c"),
+        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vnni", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
     ),
     "avx2": ("-mavx2", "-mfma", "-mf16c"),

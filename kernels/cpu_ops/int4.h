@@ -31,10 +31,28 @@ struct Int4Product {
   const uint8_t* weight;  // first panel
   size_t panel_bytes;
   int num_groups, group_size;
-  const uint16_t* x;  // bfloat16 rows, num_groups * group_size apart
-  const float* sums;  // [rows, num_groups]
+  const uint16_t* x;    // bfloat16 rows, num_groups * group_size apart; or null where they are int8:
+  const int8_t* x8;
+  const float* scales;  // [rows, num_groups], of int8 rows
+  const float* sums;    // [rows, num_groups]
   float* out;
   size_t ldo;
+
+  // The same from row r and panel b on.
+  Int4Product part(int r, int b) const {
+    Int4Product p = *this;
+    const size_t inputs = size_t(num_groups) * group_size;
+    p.weight += b * panel_bytes;
+    if (x8) {
+      p.x8 += r * inputs;
+      p.scales += size_t(r) * num_groups;
+    } else {
+      p.x += r * inputs;
+    }
+    p.sums += size_t(r) * num_groups;
+    p.out += r * ldo + b * LANES;
+    return p;
+  }
 };
 
 // R rows times NB panels, unpacked in registers and read once. Unpacking a tile into the cache for all rows first was no
@@ -69,6 +87,50 @@ inline void int4_rows(const Int4Product& p) {
     for (int b = 0; b < NB; ++b) store(p.out + r * p.ldo + b * LANES, total[r][b]);
 }
 
+// The same with int8 rows: integers are multiplied and summed exactly within a group, twice as many at a time.
+template <int R, int NB>
+inline void int8_rows(const Int4Product& p) {
+  f32x16 total[R][NB] = {};
+  const uint8_t* group = p.weight;
+  const size_t ldx = size_t(p.num_groups) * p.group_size;
+  for (int g = 0; g < p.num_groups; ++g, group += group_bytes(p.group_size)) {
+    i32x16 acc[R][NB] = {};
+    for (int line = 0; line < p.group_size / 8; ++line) {
+      u32x16 w[2][NB];
+#pragma GCC unroll 8
+      for (int b = 0; b < NB; ++b) {
+        const u32x16 nibbles = load<u32x16>(group + b * p.panel_bytes + (line + 1) * LINE_BYTES);
+        w[0][b] = nibbles & 0x0f0f0f0fu;
+        w[1][b] = (nibbles >> 4) & 0x0f0f0f0fu;
+      }
+      const int8_t* x = p.x8 + g * p.group_size + line * 8;
+#pragma GCC unroll 8
+      for (int half = 0; half < 2; ++half)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          uint32_t quad;
+          std::memcpy(&quad, x + r * ldx + 4 * half, 4);
+          const u32x16 xs = splat(quad);
+#pragma GCC unroll 8
+          for (int b = 0; b < NB; ++b) acc[r][b] = dot_quads(acc[r][b], w[half][b], xs);
+        }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; ++b) {
+      const f32x16 scale = f32_from_f16((const uint16_t*)(group + b * p.panel_bytes));
+      const f32x16 zero = f32_from_f16((const uint16_t*)(group + b * p.panel_bytes) + LANES) - 128.0f;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const float row_scale = p.scales[r * p.num_groups + g], sum_x = p.sums[r * p.num_groups + g];
+        const f32x16 centred = __builtin_convertvector(acc[r][b], f32x16) * row_scale - zero * sum_x;
+        total[r][b] = total[r][b] + scale * centred;
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int b = 0; b < NB; ++b) store(p.out + r * p.ldo + b * LANES, total[r][b]);
+}
+
 // The registers hold 8 x 2 or 6 x 4 accumulators with AVX-512 (totals are kept on the stack), 2 x 2 with AVX2.
 #ifdef __AVX512F__
 constexpr int INT4_ROWS = 8;
@@ -86,12 +148,10 @@ inline void int4_product(const Int4Product& whole, int rows, int panels) {
     dispatch<INT4_ROWS>(rows - r < INT4_ROWS ? rows - r : INT4_ROWS, [&](auto R) {
       constexpr int NB = INT4_PANELS<R()>;
       for (int b = 0; b < panels; b += NB) {
-        Int4Product p = whole;
-        p.weight += b * p.panel_bytes;
-        p.x += size_t(r) * p.num_groups * p.group_size;
-        p.sums += size_t(r) * p.num_groups;
-        p.out += r * p.ldo + b * LANES;
-        dispatch<NB>(panels - b < NB ? panels - b : NB, [&](auto N) { int4_rows<R(), N()>(p); });
+        const Int4Product p = whole.part(r, b);
+        dispatch<NB>(panels - b < NB ? panels - b : NB, [&](auto N) {
+          p.x8 ? int8_rows<R(), N()>(p) : int4_rows<R(), N()>(p);
+        });
       }
     });
   }

@@ -24,6 +24,7 @@ struct Linear {
   int32_t group_size;        // 0: bfloat16 pairs [panels][K / 2][16]
   Prologue prologue;
   int32_t accumulate;        // add to what y holds
+  int32_t int8_rows;         // round the rows to int8 by group, not to bfloat16; for int4 weights
   float eps;
 
   int panels() const { return (num_outputs + LANES - 1) / LANES; }
@@ -35,7 +36,9 @@ struct Linear {
 struct Chunk {
   int first_row;
   int rows;
-  uint16_t* x;
+  uint16_t* x;  // null where rows are int8
+  int8_t* x8;   // null where rows are bfloat16
+  float* scales;
   float* sums;
 };
 
@@ -60,7 +63,8 @@ inline void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int be
     const int count = std::min(PANELS, end - panel);
     const uint8_t* data = w.data + panel * w.panel_bytes();
     if (w.group_size)
-      int4_product({data, w.panel_bytes(), w.groups(), w.group_size, chunk.x, chunk.sums, gathered, ld}, chunk.rows, count);
+      int4_product({data, w.panel_bytes(), w.groups(), w.group_size, chunk.x, chunk.x8, chunk.scales, chunk.sums, gathered, ld},
+                   chunk.rows, count);
     else
       product({{(const uint32_t*)data, LANES, w.panel_bytes() / 4}, int(K / 2), chunk.x, K, gathered, ld}, chunk.rows, count);
     write(w, y, chunk, panel, count, gathered, int(ld));
@@ -70,11 +74,23 @@ inline void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int be
 inline Chunk prepare(const Linear& w, const float* x, int first_row, int rows) {
   const Input in{x, w.prologue, w.norm_weight, w.eps};
   thread_local Scratch<uint16_t> x_memory;
-  thread_local Scratch<float> sums_memory;
-  Chunk chunk{first_row, rows, x_memory.get(size_t(rows) * w.num_inputs), sums_memory.get(size_t(rows) * w.groups())};
-  for (int r = 0; r < rows; ++r)
-    prepare_row(in, first_row + r, w.num_inputs, w.group_size, chunk.x + size_t(r) * w.num_inputs,
-                chunk.sums + size_t(r) * w.groups());
+  thread_local Scratch<int8_t> x8_memory;
+  thread_local Scratch<float> sums_memory, scales_memory;
+  const size_t K = w.num_inputs, groups = w.groups();
+  Chunk chunk{first_row, rows, nullptr, nullptr, nullptr, sums_memory.get(rows * groups)};
+  if (w.int8_rows) {
+    chunk.x8 = x8_memory.get(rows * K);
+    chunk.scales = scales_memory.get(rows * groups);
+  } else {
+    chunk.x = x_memory.get(rows * K);
+  }
+  for (int r = 0; r < rows; ++r) {
+    if (w.int8_rows)
+      prepare_int8_row(in, first_row + r, int(K), w.group_size, chunk.x8 + r * K, chunk.scales + r * groups,
+                       chunk.sums + r * groups);
+    else
+      prepare_row(in, first_row + r, int(K), w.group_size, chunk.x + r * K, chunk.sums + r * groups);
+  }
   return chunk;
 }
 

@@ -14,6 +14,7 @@ from kernels.int4 import PackedInt4, unpack_nibbles
 LANES = 16
 PAIR_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)  # of a word's eight inputs: pair j stands at bits 4j and 4j + 16
 MAX_SCALE = 65504.0  # scales are held in float16
+MAX_INT8_GROUP = 256  # as in rows.h
 
 
 class LinearStruct(ctypes.Structure):
@@ -28,6 +29,7 @@ class LinearStruct(ctypes.Structure):
         ("group_size", ctypes.c_int32),
         ("prologue", ctypes.c_int32),
         ("accumulate", ctypes.c_int32),
+        ("int8_rows", ctypes.c_int32),
         ("eps", ctypes.c_float),
     )
 
@@ -38,11 +40,13 @@ class CpuLinear:
     Args:
         weight: packed int4, or bfloat16 [N, K]; see `cpu_linear_fits`.
         fusion: what to do around the product.
+        int8_rows: round the rows to int8, each group by a scale of its own, where they would be rounded to bfloat16;
+            for packed weights with groups of at most 256.
     """
 
-    def __init__(self, weight: PackedInt4 | torch.Tensor, fusion: Fusion) -> None:
+    def __init__(self, weight: PackedInt4 | torch.Tensor, fusion: Fusion, *, int8_rows: bool = False) -> None:
         library = load_library()
-        if library is None or not cpu_linear_fits(weight):
+        if library is None or not cpu_linear_fits(weight, int8_rows=int8_rows):
             raise ValueError("this weight cannot be used with the CPU operators; ask cpu_linear_fits() first")
         self._run = library.raydix_linear
         self.num_outputs, self.num_inputs = weight.shape
@@ -58,6 +62,7 @@ class CpuLinear:
             group_size=weight.group_size if isinstance(weight, PackedInt4) else 0,
             prologue=fusion.prologue,
             accumulate=fusion.accumulate,
+            int8_rows=int8_rows,
             eps=fusion.eps,
         )
         self._pointer = ctypes.addressof(self.struct)
@@ -82,9 +87,11 @@ class CpuLinear:
         return out
 
 
-def cpu_linear_fits(weight: PackedInt4 | torch.Tensor) -> bool:
+def cpu_linear_fits(weight: PackedInt4 | torch.Tensor, *, int8_rows: bool = False) -> bool:
     """Whether the operators are there and take this weight: whole vectors of inputs, scales within float16."""
     if load_library() is None:
+        return False
+    if int8_rows and (not isinstance(weight, PackedInt4) or weight.group_size > MAX_INT8_GROUP):
         return False
     if isinstance(weight, PackedInt4):
         on_cpu = weight.nibbles.device.type == "cpu"

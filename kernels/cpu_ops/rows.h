@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace raydix {
@@ -28,16 +30,32 @@ inline float rms_scale(const float* x, int K, float eps) {
 
 inline f32x16 silu(f32x16 x) { return x / (1.0f + exp(-x)); }
 
+// Inputs k to k + 15 of a row after the prologue.
+struct RowReader {
+  const Input& in;
+  const float* x;
+  const float* up;  // for SILU_MUL
+  float scale;
+
+  RowReader(const Input& in, int row, int K)
+      : in(in),
+        x(in.x + size_t(row) * K * (in.prologue == Prologue::SILU_MUL ? 2 : 1)),
+        up(x + K),
+        scale(in.prologue == Prologue::RMS_NORM ? rms_scale(x, K, in.eps) : 1.0f) {}
+
+  f32x16 operator()(int k) const {
+    const f32x16 v = load<f32x16>(x + k);
+    if (in.prologue == Prologue::RMS_NORM) return v * scale * load<f32x16>(in.norm_weight + k);
+    return in.prologue == Prologue::SILU_MUL ? silu(v) * load<f32x16>(up + k) : v;
+  }
+};
+
 // One row to bfloat16 [K]. `sums` gets the sum of each group of the rounded values; group_size 0 has none.
 inline void prepare_row(const Input& in, int row, int K, int group_size, uint16_t* out, float* sums) {
-  const float* x = in.x + size_t(row) * K * (in.prologue == Prologue::SILU_MUL ? 2 : 1);
-  const float scale = in.prologue == Prologue::RMS_NORM ? rms_scale(x, K, in.eps) : 1.0f;
+  const RowReader read(in, row, K);
   f32x16 group{};
   for (int k = 0; k < K; k += LANES) {
-    f32x16 v = load<f32x16>(x + k);
-    if (in.prologue == Prologue::RMS_NORM) v = v * scale * load<f32x16>(in.norm_weight + k);
-    if (in.prologue == Prologue::SILU_MUL) v = silu(v) * load<f32x16>(x + K + k);
-    const u16x16 rounded = to_bf16(v);
+    const u16x16 rounded = to_bf16(read(k));
     store(out + k, rounded);
     if (group_size == 0) continue;
     group += f32_from_bf16(rounded);
@@ -45,6 +63,31 @@ inline void prepare_row(const Input& in, int row, int K, int group_size, uint16_
       sums[k / group_size] = sum(group);
       group = f32x16{};
     }
+  }
+}
+
+constexpr int MAX_INT8_GROUP = 256;
+
+// One row to int8 [K], each group scaled so that its largest value is 127, and each eight inputs in the order in which
+// two words of nibbles hold them (int4.h). `scales` and `sums` get a group's scale and the sum of what is scaled back.
+inline void prepare_int8_row(const Input& in, int row, int K, int group_size, int8_t* out, float* scales, float* sums) {
+  const RowReader read(in, row, K);
+  const i8x16 order = {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15};
+  for (int g = 0; g < K / group_size; ++g) {
+    f32x16 values[MAX_INT8_GROUP / LANES], largest{};
+    for (int i = 0; i < group_size / LANES; ++i) {
+      values[i] = read(g * group_size + i * LANES);
+      largest = max(largest, max(values[i], -values[i]));
+    }
+    const float top = max(largest), inverse = top > 0 ? 127.0f / top : 0.0f;
+    i32x16 total{};
+    for (int i = 0; i < group_size / LANES; ++i) {
+      const i32x16 rounded = round_to_int(values[i] * inverse);
+      total += rounded;
+      store(out + g * group_size + i * LANES, __builtin_shuffle(__builtin_convertvector(rounded, i8x16), order));
+    }
+    scales[g] = top / 127.0f;
+    sums[g] = scales[g] * sum(__builtin_convertvector(total, f32x16));
   }
 }
 

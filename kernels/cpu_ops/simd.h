@@ -16,6 +16,7 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
 
 template <class V>
 inline V load(const void* from) {
@@ -74,6 +75,23 @@ inline f32x16 dot_pairs(f32x16 acc, u32x16 w, u32x16 x) {
   return acc;
 #endif
 }
+
+// acc + the four products of unsigned bytes of w and signed bytes of x in each lane. w must be below 128: the sums of two
+// products then fit 16 bits.
+inline i32x16 dot_quads(i32x16 acc, u32x16 w, u32x16 x) {
+#ifdef __AVX512VNNI__
+  return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+#else
+  __m256i ws[2], xs[2], sums[2];
+  std::memcpy(ws, &w, 64);
+  std::memcpy(xs, &x, 64);
+  for (int i = 0; i < 2; ++i) sums[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(ws[i], xs[i]), _mm256_set1_epi16(1));
+  return acc + load<i32x16>(sums);
+#endif
+}
+
+// To the nearest integer, ties to even; |x| below 2^22.
+inline i32x16 round_to_int(f32x16 x) { return (i32x16)(x + 12582912.0f) - 0x4b400000; }
 
 // Lanes added pairwise, always in the same tree.
 inline float sum(f32x16 v) {

@@ -72,8 +72,8 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
 def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
     """Names everything that makes one worker's KV usable by another."""
     return (
-        f"{model_digest(model_dir)}/{config.quantization}/g{config.group_size}/{config.dtype}/{config.numerics}"
-        f"/b{block_size}"
+        f"{model_digest(model_dir)}/{config.quantization}/g{config.group_size}/{config.dtype}/{config.activations}"
+        f"/{config.numerics}/b{block_size}"
     )
 
 

@@ -8,7 +8,7 @@ from kernels.attention_inputs import HeadNorms
 from kernels.fusion import FusedLinear, Fusion, Prologue
 from kernels.int4 import PackedInt4, quantize
 from kernels.layer_weights import LayerWeights
-from kernels.linear import head, linear
+from kernels.linear import head, int8_linear, linear
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, ModelSpec
@@ -93,7 +93,10 @@ class WeightLoader:
         matrix = torch.cat([self._tensor(f"{shard}.weight", rows, num_inputs) for shard, rows in shards])
         if has_bias:
             fusion = replace(fusion, bias=torch.cat([self._tensor(f"{s}.bias", rows) for s, rows in shards]).float())
-        return linear(self._weight(module.name, matrix), fusion, self._dtype, strict=self._strict)
+        weight = self._weight(module.name, matrix)
+        if isinstance(weight, PackedInt4) and self._config.activations == "int8":
+            return int8_linear(weight, fusion, strict=self._strict)
+        return linear(weight, fusion, self._dtype, strict=self._strict)
 
     def _weight(self, name: str, matrix: torch.Tensor) -> torch.Tensor | PackedInt4:
         if self._config.quantization == "none":
