@@ -33,6 +33,7 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.quality
 	$(BIN)/python -m bench.int4_linear
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.strict
 	$(BIN)/python -m bench.evict
 	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token

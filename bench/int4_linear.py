@@ -1,4 +1,4 @@
-"""int4 linear on the CPU: torch's operator against dequantise-and-multiply, by rows.
+"""int4 linear on the CPU, by rows: the C++ operator, torch's own, and dequantise-and-multiply.
 
 python -m bench.int4_linear [--json]
 """
@@ -9,26 +9,33 @@ import json
 import torch
 
 from bench.timing import alternate, machine, spread
+from kernels.cpu_ops.linear import CpuLinear
+from kernels.fusion import Fusion
 from kernels.int4 import quantize
-from kernels.int4_linear import Int4Weight, int4_linear, int4_linear_reference, prepare
+from kernels.int4_linear import int4_linear, int4_linear_reference, prepare
 
-SHAPES = ((512, 256), (1536, 256), (256, 768), (2048, 2048))  # (N, K): the bundled model's, and one of TinyLlama's
-ROWS = (1, 4, 16, 64, 256, 512)
-GROUP_SIZE = 32
+SHAPES = ((1536, 256), (256, 768), (4096, 2048), (2048, 5632))  # (N, K): the bundled model's, and of TinyLlama's size
+ROWS = (1, 8, 64, 512)
+GROUP_SIZE = 64
 REPEATS = 15
+WAYS = ("C++, bfloat16 rows", "C++, int8 rows", "torch's operator", "dequantise")
 
 
 def measure(num_outputs: int, num_inputs: int, rows: int) -> dict[str, object]:
-    """One line of the table."""
+    """One line of the table: microseconds."""
     packed = quantize(torch.randn(num_outputs, num_inputs), GROUP_SIZE)
-    operator: Int4Weight = prepare(packed, torch.bfloat16, strict=True)
-    x = torch.randn(rows, num_inputs, dtype=torch.bfloat16)
-    seconds = alternate(
-        {"operator": lambda: int4_linear(x, operator), "dequantise": lambda: int4_linear_reference(x, packed)}, REPEATS
+    operator = prepare(packed, torch.bfloat16, strict=True)
+    bf16, int8 = CpuLinear(packed, Fusion()), CpuLinear(packed, Fusion(), int8_rows=True)
+    x = torch.randn(rows, num_inputs)
+    rounded = x.bfloat16()
+    runs = (
+        lambda: bf16(x),
+        lambda: int8(x),
+        lambda: int4_linear(rounded, operator),
+        lambda: int4_linear_reference(rounded, packed),
     )
-    times = {name: spread(values) for name, values in seconds.items()}
-    ratio = times["operator"]["median_us"] / times["dequantise"]["median_us"]
-    return {"n": num_outputs, "k": num_inputs, "rows": rows, "ratio": round(ratio, 2), **times}
+    seconds = alternate(dict(zip(WAYS, runs, strict=True)), REPEATS)
+    return {"n": num_outputs, "k": num_inputs, "rows": rows, **{way: spread(seconds[way]) for way in WAYS}}
 
 
 def main() -> None:
@@ -39,13 +46,10 @@ def main() -> None:
     if options.json:
         print(json.dumps({"machine": machine(), "threads": torch.get_num_threads(), "rows": table}, indent=2))
         return
-    print("| N x K | rows | operator us | dequantise us | ratio |\n| --- | --- | --- | --- | --- |")
+    print(f"| N x K | rows | {' | '.join(WAYS)} |\n| --- | --- {'| --- ' * len(WAYS)}|")
     for line in table:
-        operator, dequantise = line["operator"], line["dequantise"]
-        assert isinstance(operator, dict)
-        assert isinstance(dequantise, dict)
-        medians = f"{operator['median_us']:.0f} | {dequantise['median_us']:.0f}"
-        print(f"| {line['n']} x {line['k']} | {line['rows']} | {medians} | {line['ratio']} |")
+        medians = " | ".join(f"{line[way]['median_us']:,.0f}" for way in WAYS)  # type: ignore[index]
+        print(f"| {line['n']} x {line['k']} | {line['rows']} | {medians} |")
 
 
 if __name__ == "__main__":
