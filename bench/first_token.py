@@ -27,7 +27,7 @@ CHARACTERS = (2000, 5000)
 
 
 def first_token_s(client: openai.OpenAI, prompt: str, max_tokens: int = 16) -> tuple[float, str, int]:
-    """Seconds to the first text of a chat stream, the text, and the cached tokens."""
+    """Seconds to the first text of a chat stream, or to its end where it has none, the text, and the cached tokens."""
     model = client.models.list().data[0].id
     begin_s, first_s, text, cached = time.perf_counter(), 0.0, "", 0
     for chunk in client.chat.completions.create(
@@ -38,9 +38,10 @@ def first_token_s(client: openai.OpenAI, prompt: str, max_tokens: int = 16) -> t
         stream=True,
         stream_options={"include_usage": True},
     ):
-        content = chunk.choices[0].delta.content if chunk.choices else None
-        first_s = first_s or (time.perf_counter() - begin_s if content else 0.0)
-        text += content or ""
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            if not first_s and (choice.delta.content or choice.finish_reason):
+                first_s = time.perf_counter() - begin_s
         if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
             cached = chunk.usage.prompt_tokens_details.cached_tokens or 0
     return first_s, text, cached

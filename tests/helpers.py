@@ -76,7 +76,7 @@ def small_engine(
     config = EngineConfig(
         CacheConfig(block_size, num_blocks * block_bytes),
         SchedulerConfig(max_num_seqs, max_num_batched_tokens),
-        WeightConfig(quantization=quantization, dtype=dtype, device="cpu"),
+        WeightConfig(quantization=quantization, group_size=32, dtype=dtype, device="cpu"),
     )
     return build_engine(model_dir, config)
 

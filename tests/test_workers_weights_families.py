@@ -25,7 +25,7 @@ ATTENTION = "model.layers.0.self_attn"
         ("qwen2", "self_attn q_proj k_proj v_proj"),
     ],
 )
-@pytest.mark.parametrize("config", [PLAIN, WeightConfig(dtype="bfloat16")], ids=["plain", "int4"])
+@pytest.mark.parametrize("config", [PLAIN, WeightConfig(dtype="bfloat16", group_size=32)], ids=["plain", "int4"])
 def test_a_bias_is_added_in_the_order_of_its_shards(
     variant: str, module: str, config: WeightConfig, tmp_path: Path
 ) -> None:

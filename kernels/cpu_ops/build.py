@@ -98,11 +98,11 @@ def fingerprint(compiler: str, instructions: str) -> str:
 
 def cache_dir() -> Path:
     """Where compiled operators are kept; a temporary directory where the user's cache cannot be written."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raydix"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raydix"
         base.mkdir(parents=True, exist_ok=True)
         if os.access(base, os.W_OK):
             return base
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: a user without a home
         pass
     return Path(tempfile.mkdtemp(prefix="raydix-"))
