@@ -12,11 +12,12 @@ import random
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from bench.memory import int4_gb_s, read_gb_s
+from bench.memory import memory_speed
 from bench.timing import machine
 from kernels.cpu_ops.library import arithmetic
 from workers.config import EngineConfig, WeightConfig
@@ -81,15 +82,14 @@ def measure(load: Load) -> dict[str, dict[str, list[float]]]:
     return {"decode_tok_s": decode, "prefill": {"tok_s": [f for f, _ in fills], "hit_s": [h for _, h in fills]}}
 
 
-def report(load: Load, group_size: int) -> dict[str, object]:
-    values, read = measure(load), read_gb_s()
+def report(load: Load, config: WeightConfig) -> dict[str, object]:
+    values = measure(load)
     fills, decode = values["prefill"], values["decode_tok_s"]
     return {
         "decode_tok_s": {size: statistics.median(rates) for size, rates in decode.items()},
         "prefill_tok_s": statistics.median(fills["tok_s"]),
         "prefix_hit_s": statistics.median(fills["hit_s"]),
-        "read_gb_s": read,
-        "int4_gb_s": int4_gb_s(group_size),
+        **asdict(memory_speed(config.group_size, int8_rows=config.activations == "int8")),
         "arithmetic": arithmetic(),
         "min_max": {
             **{f"decode_tok_s {size}": [min(rates), max(rates)] for size, rates in decode.items()},
@@ -110,7 +110,7 @@ def main() -> None:
     config = WeightConfig(
         group_size=options.group_size, activations=options.activations, numerics=options.numerics, device="cpu"
     )
-    rows = report(Load(options.model, config), options.group_size)
+    rows = report(Load(options.model, config), config)
     print(json.dumps(rows, indent=2) if options.json else "\n".join(f"{name}: {value}" for name, value in rows.items()))
 
 
