@@ -27,8 +27,10 @@ class MemorySpeed:
 
 
 def memory_speed(group_size: int, *, int8_rows: bool) -> MemorySpeed:
-    """What all threads read from memory (the sum of 256 MiB of float32), and the bytes of packed weights, scales and zero
-    points that one row is multiplied with, in turn."""
+    """What all threads read from memory, and the packed weights that one row is multiplied with, in turn.
+
+    Read is the sum of 256 MiB of float32; packed weights are counted with their scales and zero points.
+    """
     buffer = torch.ones(READ_BYTES // 4)
     matrices = [random_linear(group_size, int8_rows=int8_rows) for _ in range(NUM_MATRICES)]
     num_bytes = sum(matrix.num_bytes for matrix in matrices)

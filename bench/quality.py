@@ -24,7 +24,7 @@ from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import TINY_MODEL
 
 HELD_OUT = TINY_MODEL / "heldout.txt.xz"
-FLOAT = WeightConfig(quantization="none", dtype="float32", device="cpu")
+FLOAT = WeightConfig(quantization="none", dtype="float32", numerics="fast", device="cpu")
 CONFIGS = {
     "float32": FLOAT,
     "bfloat16": WeightConfig(quantization="none", device="cpu"),
