@@ -14,7 +14,7 @@ from workers.weights.model_dir import TINY_MODEL
 
 BLOCK_SIZE = 16
 # Prompts around the border of attention's segments, 256 keys, and of a second one; completions that cross it.
-LENGTHS = {250: 12, 256: 8, 97: 16, 17: 17, 40: 24, 505: 12, 130: 8, 61: 20}  # prompt tokens: completion tokens
+LENGTHS = {250: 12, 256: 8, 97: 16, 17: 17, 40: 24, 600: 12, 130: 8, 61: 20}  # prompt tokens: completion tokens
 
 
 class Weights(NamedTuple):

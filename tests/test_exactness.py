@@ -129,7 +129,7 @@ def test_preempted_at_any_moment(base: Base, max_num_batched_tokens: int) -> Non
     assert engine.num_evicted > 0
 
 
-@pytest.mark.parametrize("size", [5, 16, 97])
+@pytest.mark.parametrize("size", [1, 5, 97])
 def test_chunks_of_any_size(base: Base, size: int) -> None:
     engine = RecordedEngine(base.weights, max_num_seqs=min(5, size), max_num_batched_tokens=size)
     assert_same(engine.run(base.requests), base.outcomes)
