@@ -156,15 +156,21 @@ def test_it_is_close_to_torch(kind: str) -> None:
         torch.testing.assert_close(cache, wanted_cache, rtol=2**-6, atol=0.03)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", ["int4", "bfloat16"])
-def test_bits_do_not_depend_on_the_sequences_beside(kind: str) -> None:
-    case = Case()
+def test_bits_do_not_depend_on_the_sequences_beside(kind: str, threads: int) -> None:
+    """Several times: with fewer pieces of attention than threads, some would run ahead if they did not wait."""
+    case, before = Case(), torch.get_num_threads()
     run = CpuLayers(SHAPE, case.rope, layers_of(kind))
     whole = run(case.hidden.clone(), case.step, case.cache.clone())
-    for sequence in range(len(QUERY_LENS)):
-        hidden, step = case.single(sequence)
-        rows = slice(*case.step.query_starts[sequence : sequence + 2].tolist())
-        assert torch.equal(run(hidden, step, case.cache.clone()), whole[rows]), sequence
+    torch.set_num_threads(threads)
+    try:
+        for sequence in [*range(len(QUERY_LENS))] * (10 if threads == 1 else 100):
+            hidden, step = case.single(sequence)
+            rows = slice(*case.step.query_starts[sequence : sequence + 2].tolist())
+            assert torch.equal(run(hidden, step, case.cache.clone()), whole[rows]), sequence
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_fastest_implementation_is_chosen() -> None:
