@@ -51,7 +51,7 @@ def load_model(model_dir: Path, config: WeightConfig) -> Decoder:
     """The decoder alone, on the CPU."""
     spec = read_model_spec(model_dir)
     weights = WeightLoader(Checkpoint(model_dir), spec, config, torch.device("cpu")).load()
-    return Decoder(spec, weights, strict=False)
+    return Decoder(spec, weights, spec.max_model_len, strict=False)
 
 
 @torch.inference_mode()

@@ -8,27 +8,41 @@ import torch
 
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
-from workers.engine.scheduler import ScheduledBatch
+from workers.engine.sampler import sample
+from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
 from workers.request import SampledToken
 
 Generated = tuple[list[int], torch.Tensor]  # greedy tokens, and the float32 logits [tokens, vocab] they came from
 
 
 class LogitsRecorder:
-    """A runner that keeps every row of logits it samples from, and samples greedily."""
+    """A runner that keeps every row of logits it samples from.
+
+    Attributes:
+        rows: float32 [vocab] each, by request.
+        steps: for each step, the positions that it computed of each request.
+    """
 
     def __init__(self, built: BuiltEngine) -> None:
         assert isinstance(built.engine._runner, ModelRunner)
         self._runner = built.engine._runner
         built.engine._runner = self
         self.rows: dict[str, list[torch.Tensor]] = {}
+        self.steps: list[dict[str, range]] = []
 
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
+        self.steps.append({item.sequence.request.request_id: positions_of(item) for item in batch.items})
         logits = self._runner.compute_logits(batch)
-        names = [item.sequence.request.request_id for item in batch.items if item.samples]
-        for name, row in zip(names, logits, strict=True):
-            self.rows.setdefault(name, []).append(row)
-        return [SampledToken(int(token)) for token in logits.argmax(dim=-1)]
+        sequences = [item.sequence for item in batch.items if item.samples]
+        for sequence, row in zip(sequences, logits, strict=True):
+            self.rows.setdefault(sequence.request.request_id, []).append(row)
+        return sample(logits, sequences, frozenset())
+
+
+def positions_of(item: ScheduledSequence) -> range:
+    """What a step computes of a sequence."""
+    begin = item.sequence.num_computed_tokens
+    return range(begin, begin + item.num_tokens)
 
 
 def load_reference(model_dir: Path) -> Any:

@@ -89,7 +89,7 @@ def test_the_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 @pytest.mark.skipif(not is_supported("avx512_bf16"), reason="this CPU has AVX2 only, which the other tests then use")
 def test_the_avx2_operators_pass_the_same_tests() -> None:
     """In a process of its own: one process has one library."""
-    files = ["tests/test_kernels_cpu_linear.py", "tests/test_kernels_cpu_attention.py"]
+    files = [f"tests/test_kernels_cpu_{name}.py" for name in ("linear", "attention", "layers")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = os.environ | {"RAYDIX_CPU_OPS": "avx2"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

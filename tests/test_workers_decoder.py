@@ -6,9 +6,11 @@ from typing import Literal
 import pytest
 import torch
 
+from kernels.decoder_layers import ReferenceLayers
 from tests.families import save_random_model
-from tests.helpers import VOCAB_SIZE, drain, generate, request_of, small_engine
+from tests.helpers import VOCAB_SIZE, drain, edit_json, generate, request_of, small_engine
 from tests.parity import Generated, LogitsRecorder, generate_reference, load_reference
+from workers.engine.model_runner import ModelRunner
 from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,3 +112,16 @@ def strict_logits(model_dir: Path, batches: list[list[GenerationRequest]], budge
         generate(built.engine, batch)
         rows |= {name: torch.stack(logits) for name, logits in recorder.rows.items()}
     return rows
+
+
+def test_tables_are_as_long_as_what_can_be_served(model_copy: Path) -> None:
+    """A context of a million tokens would take 64 MiB of them here, and half a gigabyte in a larger model."""
+    request = request_of("a", range(32), max_tokens=8, ignore_eos=True)
+    wanted = generate(small_engine(model_copy).engine, [request])
+    edit_json(model_copy / "config.json", max_position_embeddings=2**20)
+    built = small_engine(model_copy, num_blocks=10, block_size=4)
+    assert isinstance(built.engine._runner, ModelRunner)
+    layers = built.engine._runner._model._layers
+    assert isinstance(layers, ReferenceLayers)
+    assert layers._rope.cos.shape == (40, 8)
+    assert generate(built.engine, [request]) == wanted

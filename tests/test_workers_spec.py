@@ -1,4 +1,4 @@
-"""`config.json`: what the decoder would get wrong is refused, in words that name the file and the field."""
+"""What the decoder would get wrong is refused, in words that name the file and the field."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.families import LLAMA3, YARN
-from tests.helpers import edit_json, request_of, small_engine
+from tests.helpers import edit_json, generate, request_of, small_engine
 from workers.models.spec import ModelError, ModelSpec, read_model_spec
 from workers.request import RequestError
 
@@ -82,6 +82,52 @@ def test_a_directory_without_a_config_is_no_model(tmp_path: Path) -> None:
 def test_end_of_sequence_tokens(model_copy: Path, eos: object, wanted: set[int]) -> None:
     edit_json(model_copy / "config.json", eos_token_id=eos)
     assert read_model_spec(model_copy).eos_token_ids == wanted
+
+
+@pytest.mark.parametrize(
+    ("generation", "wanted"),
+    [
+        ({}, {7, 9}),
+        ({"eos_token_id": None, "temperature": 0.6}, {7, 9}),
+        ({"eos_token_id": 11}, {7, 9, 11}),
+        ({"eos_token_id": [9, 0]}, {0, 7, 9}),
+    ],
+)
+def test_generation_config_adds_end_of_sequence_tokens(
+    model_copy: Path, generation: dict[str, object], wanted: set[int]
+) -> None:
+    edit_json(model_copy / "config.json", eos_token_id=[7, 9])
+    (model_copy / "generation_config.json").write_text(json.dumps(generation), "utf-8")
+    assert read_model_spec(model_copy).eos_token_ids == wanted
+
+
+def test_a_token_of_generation_config_ends_a_sequence(model_copy: Path) -> None:
+    """It is in the model's vocabulary, so the engine heeds it; one beyond is passed over."""
+    (model_copy / "generation_config.json").unlink(missing_ok=True)
+    before = generate(small_engine(model_copy).engine, [request_of("a", [1, 2, 3], 8)])["a"]
+    generation = json.dumps({"eos_token_id": [before[3], 10**6]})
+    (model_copy / "generation_config.json").write_text(generation, "utf-8")
+    after = generate(small_engine(model_copy).engine, [request_of("a", [1, 2, 3], 8)])["a"]
+    assert after == before[: before.index(before[3]) + 1]
+    assert len(after) < len(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("[1]", "must hold an object, not a list"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>'; it must be a token id or a list of them"),
+        ('{"eos_token_id": [1, true]}', "eos_token_id is .1, True."),
+        ('{"eos_token_id": -1}', "eos_token_id is -1"),
+        ('{"eos_token_id": 2.0}', "eos_token_id is 2.0"),
+        ('{"eos_token_id": ' + "[" * 900 + "]" * 900 + "}", "eos_token_id is"),
+    ],
+)
+def test_a_bad_generation_config_is_named(model_copy: Path, text: str, message: str) -> None:
+    (model_copy / "generation_config.json").write_text(text, "utf-8")
+    with pytest.raises(ModelError, match=rf"generation_config\.json.*{message}"):
+        read_model_spec(model_copy)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 
@@ -10,13 +10,16 @@ from kernels.attention_inputs import AttentionShape, RopeTables, StepTensors
 from kernels.cpu_ops.attention import (
     HeadNormsStruct,
     attention_struct,
+    check_rope,
+    check_step,
+    check_tensor,
     cpu_attention_fits,
     head_norms_struct,
     rope_struct,
 )
 from kernels.cpu_ops.library import load_library
 from kernels.cpu_ops.linear import CpuLinear, LinearStruct
-from kernels.fusion import FusedLinear
+from kernels.fusion import FusedLinear, Prologue
 from kernels.layer_weights import LayerWeights
 
 
@@ -47,10 +50,39 @@ class BuffersStruct(ctypes.Structure):
     )
 
 
+class LayerSizes(NamedTuple):
+    """How long the rows are that pass through a layer."""
+
+    hidden: int
+    qkv: int
+    attended: int
+    gate_up: int
+
+    @classmethod
+    def of(cls, shape: AttentionShape, layer: LayerWeights) -> "LayerSizes":
+        """What heads of `shape` and the layer's gate want."""
+        _, o_proj, gate_up_proj, _ = linears_of(layer)
+        qkv = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+        return cls(o_proj.num_outputs, qkv, shape.num_heads * shape.head_dim, gate_up_proj.num_outputs)
+
+    def fit(self, layer: LayerWeights) -> bool:
+        """Whether the layer's matrices take and give such rows."""
+        gated = [linear.struct.prologue == Prologue.SILU_MUL for linear in linears_of(layer)]
+        sizes = [(linear.num_inputs, linear.num_outputs) for linear in linears_of(layer)]
+        wanted = [
+            (self.hidden, self.qkv),
+            (self.attended, self.hidden),
+            (self.hidden, self.gate_up),
+            (self.gate_up // 2, self.hidden),
+        ]
+        return sizes == wanted and gated == [False, False, False, True]
+
+
 class CpuLayers:
     """The layers of one model (`kernels.decoder_layers.DecoderLayers`); float32 hidden states, bfloat16 cache."""
 
     def __init__(self, shape: AttentionShape, rope: RopeTables, layers: Sequence[LayerWeights]) -> None:
+        """Raises ValueError for layers that do not fit each other, and tables that C++ would misread."""
         library = load_library()
         if library is None or not cpu_layers_fit(shape, layers, torch.bfloat16, rope.cos.device):
             raise ValueError("these layers cannot be run by the CPU operators; ask cpu_layers_fit() first")
@@ -58,15 +90,18 @@ class CpuLayers:
         self._shape = shape
         self._rope = rope
         self._layers = layers  # held, for the structs have only the addresses
-        self._structs = (LayerStruct * len(layers))(*[layer_struct(layer) for layer in layers])
-        self._attended_size = shape.num_heads * shape.head_dim
-        self._sizes = [linears_of(layers[0])[0].num_outputs, self._attended_size, linears_of(layers[0])[2].num_outputs]
+        self._structs = (LayerStruct * len(layers))(*[layer_struct(layer, shape.head_dim) for layer in layers])
+        self._sizes = LayerSizes.of(shape, layers[0])
+        check_rope(rope, shape)
+        for index, layer in enumerate(layers):
+            if not self._sizes.fit(layer):
+                raise ValueError(f"the matrices of layer {index} do not fit rows of {self._sizes}")
 
     def __call__(self, hidden: torch.Tensor, step: StepTensors, kv_cache: torch.Tensor) -> torch.Tensor:
         self._check(hidden, step, kv_cache)
-        rows = len(hidden)
-        qkv, attended, gate_up = (torch.empty(rows, size) for size in self._sizes)
-        q = torch.empty(rows, self._attended_size, dtype=torch.bfloat16)
+        rows, sizes = len(hidden), self._sizes
+        qkv, attended, gate_up = (torch.empty(rows, size) for size in (sizes.qkv, sizes.attended, sizes.gate_up))
+        q = torch.empty(rows, sizes.attended, dtype=torch.bfloat16)
         buffers = BuffersStruct(
             *(tensor.data_ptr() for tensor in (hidden, qkv, q, attended, gate_up, kv_cache)), kv_cache[0, 0].numel()
         )
@@ -80,22 +115,15 @@ class CpuLayers:
 
     def _check(self, hidden: torch.Tensor, step: StepTensors, kv_cache: torch.Tensor) -> None:
         """Raise ValueError for tensors that C++ would misread."""
-        shape = self._shape
-        rows = (len(step.positions), linears_of(self._layers[0])[0].num_inputs)
-        if hidden.shape != rows or hidden.dtype != torch.float32 or not hidden.is_contiguous():
-            raise ValueError(f"hidden must be contiguous float32 {rows}, not {hidden.dtype} {tuple(hidden.shape)}")
-        heads = (shape.num_kv_heads, shape.head_dim)
-        fits = kv_cache.shape[:2] == (len(self._layers), 2) and kv_cache.shape[4:] == heads
-        if not fits or kv_cache.dtype != torch.bfloat16 or not kv_cache.is_contiguous():
-            raise ValueError(
-                f"the cache must be contiguous bfloat16 [{len(self._layers)}, 2, blocks, block_size, *{heads}], "
-                f"not {kv_cache.dtype} {tuple(kv_cache.shape)}"
-            )
+        check_step(step)
+        check_tensor("hidden", hidden, torch.float32, (len(step.positions), self._sizes.hidden))
+        heads = (self._shape.num_kv_heads, self._shape.head_dim)
+        check_tensor("the cache", kv_cache, torch.bfloat16, (len(self._layers), 2, *kv_cache.shape[2:4], *heads))
 
 
-def layer_struct(layer: LayerWeights) -> LayerStruct:
+def layer_struct(layer: LayerWeights, head_dim: int) -> LayerStruct:
     linears = [linear.struct for linear in linears_of(layer)]
-    return LayerStruct(*linears, head_norms_struct(layer.head_norms), layer.window)
+    return LayerStruct(*linears, head_norms_struct(layer.head_norms, head_dim), layer.window)
 
 
 def linears_of(layer: LayerWeights) -> list[CpuLinear]:

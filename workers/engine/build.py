@@ -55,7 +55,8 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     namespace = namespace or kv_namespace(model_dir, config.weights, block_size)
     root = root_hash(namespace, secret)
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
-    model = Decoder(spec, weights, strict=config.weights.numerics == "strict")
+    max_len = max_sequence_len(spec, config)
+    model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
         ModelRunner(model, kv_cache, block_size, eos_token_ids),
         KVManager(BlockPool(num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
@@ -63,7 +64,7 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
         root_hash=root,
         block_size=block_size,
         vocab_size=spec.vocab_size,
-        max_model_len=max_sequence_len(spec, config),
+        max_model_len=max_len,
         eos_token_ids=eos_token_ids,
     )
     return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, device))

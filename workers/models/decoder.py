@@ -28,13 +28,16 @@ class DecoderWeights:
 class Decoder:
     """tokens -> hidden states -> logits, reading and writing KV blocks on the way."""
 
-    def __init__(self, spec: ModelSpec, weights: DecoderWeights, *, strict: bool) -> None:
-        """With `strict`, a token's bits do not depend on what is computed in the same step."""
+    def __init__(self, spec: ModelSpec, weights: DecoderWeights, max_len: int, *, strict: bool) -> None:
+        """Make the model ready for sequences of `max_len` tokens, for which it holds tables.
+
+        With `strict`, a token's bits do not depend on what is computed in the same step.
+        """
         self.spec = spec
         self.weights = weights
         embed = weights.embed_tokens
         shape = AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim)
-        rope = rope_tables(spec.rope, spec.head_dim, spec.max_model_len, embed.device)
+        rope = rope_tables(spec.rope, spec.head_dim, max_len, embed.device)
         self._layers = decoder_layers(shape, rope, weights.layers, embed.dtype, strict=strict)
 
     def forward(self, token_ids: torch.Tensor, metadata: AttentionMetadata, kv_cache: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,17 @@
-"""The shape of a model, read from a Hugging Face `config.json` and checked."""
+"""The shape of a model, read from the `config.json` of a Hugging Face directory and checked."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from workers.models.config_fields import MAX_SIZE, ConfigFields, shown
 from workers.models.families import Traits, read_traits
 from workers.models.rope import Rope
 from workers.models.rope_config import read_rope
+
+Result = TypeVar("Result")
 
 
 class ModelError(ValueError):
@@ -20,6 +24,7 @@ class ModelSpec:
 
     Attributes:
         max_model_len: positions that the rotary embedding is good for; no request may have more tokens.
+        eos_token_ids: tokens that end a sequence; some checkpoints name one beyond the vocabulary.
         traits: what the model's family adds to the plain decoder.
     """
 
@@ -47,8 +52,20 @@ class ModelSpec:
 
 
 def read_model_spec(model_dir: Path) -> ModelSpec:
-    """Parse `config.json`. Raises ModelError for another architecture, a feature that is not served, or a bad value."""
-    path = model_dir / "config.json"
+    """Parse `config.json`, and what `generation_config.json` adds where there is one: tokens that end a sequence.
+
+    Models that chat often name the token that ends a turn in the latter alone. Raises ModelError for another
+    architecture, a feature that is not served, or a bad value.
+    """
+    spec = read_checked(model_dir / "config.json", spec_from_config)
+    extra = model_dir / "generation_config.json"
+    if not extra.is_file():
+        return spec
+    return replace(spec, eos_token_ids=spec.eos_token_ids | read_checked(extra, read_eos_token_ids))
+
+
+def read_checked(path: Path, read: Callable[[ConfigFields], Result]) -> Result:
+    """What `read` makes of a JSON file. Raises ModelError, naming the file, where it is none or `read` complains."""
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -56,7 +73,7 @@ def read_model_spec(model_dir: Path) -> ModelSpec:
     if not isinstance(config, dict):
         raise ModelError(f"{path} must hold an object, not a {type(config).__name__}")
     try:
-        return spec_from_config(ConfigFields(config))
+        return read(ConfigFields(config))
     except (ValueError, RecursionError) as error:  # the latter: a value nested too deeply to be shown
         raise ModelError(f"{path}: {error}") from error
 
