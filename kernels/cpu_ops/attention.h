@@ -58,7 +58,8 @@ struct Keys {
   int count;
 };
 
-inline void locate(const Attention& a, const AttentionLayer& layer, const Work& work, int begin, int count, Keys& keys) {
+inline void locate(const Attention& a, const AttentionLayer& layer, const Work& work, int begin, int count,
+                   Keys& keys) {
   const int32_t* table = a.block_tables + size_t(work.sequence) * a.table_width;
   keys.count = count;
   for (int i = 0, block = begin / a.block_size, at = begin % a.block_size; i < count; ++block, at = 0)
@@ -141,10 +142,12 @@ inline f32x16 visible_scores(const float* scores, float scale, int key, int firs
 
 // Scores of one row to weights exp(score - maximum) in bfloat16, of which `width` are written; returns the maximum and
 // the sum of the weights. The row sees keys [first, last) of the segment.
-inline std::pair<float, float> softmax_row(const float* scores, float scale, int first, int last, int width, uint16_t* weights) {
+inline std::pair<float, float> softmax_row(const float* scores, float scale, int first, int last, int width,
+                                           uint16_t* weights) {
   const int begin = first / LANES * LANES, end = (last + LANES - 1) / LANES * LANES;
   f32x16 highest = splat(NEVER), total{};
-  for (int key = begin; key < end; key += LANES) highest = max(highest, visible_scores(scores, scale, key, first, last));
+  for (int key = begin; key < end; key += LANES)
+    highest = max(highest, visible_scores(scores, scale, key, first, last));
   const float maximum = max(highest);
   std::fill_n(weights, begin, uint16_t(0));
   for (int key = begin; key < end; key += LANES) {
@@ -189,7 +192,8 @@ inline void attend_segment(const Attention& a, const AttentionLayer& layer, cons
     const int last = std::min(count, position + 1 - begin);
     maxima[r] = NEVER;
     if (first < last)
-      std::tie(maxima[r], sums[r]) = softmax_row(scores + r * SEGMENT, a.scale, first, last, width, weights + r * SEGMENT);
+      std::tie(maxima[r], sums[r]) =
+          softmax_row(scores + r * SEGMENT, a.scale, first, last, width, weights + r * SEGMENT);
     else
       std::fill_n(weights + r * SEGMENT, width, uint16_t(0));
   }

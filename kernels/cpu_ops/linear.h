@@ -63,10 +63,11 @@ inline void multiply_chunk(const Linear& w, float* y, const Chunk& chunk, int be
     const int count = std::min(PANELS, end - panel);
     const uint8_t* data = w.data + panel * w.panel_bytes();
     if (w.group_size)
-      int4_product({data, w.panel_bytes(), w.groups(), w.group_size, chunk.x, chunk.x8, chunk.scales, chunk.sums, gathered, ld},
-                   chunk.rows, count);
+      int4_product({data, w.panel_bytes(), w.groups(), w.group_size, chunk.x, chunk.x8, chunk.scales, chunk.sums, gathered,
+                    ld}, chunk.rows, count);
     else
-      product({{(const uint32_t*)data, LANES, w.panel_bytes() / 4}, int(K / 2), chunk.x, K, gathered, ld}, chunk.rows, count);
+      product({{(const uint32_t*)data, LANES, w.panel_bytes() / 4}, int(K / 2), chunk.x, K, gathered, ld}, chunk.rows,
+              count);
     write(w, y, chunk, panel, count, gathered, int(ld));
   }
 }

@@ -36,7 +36,8 @@ inline void to_bf16_row(const float* x, int count, uint16_t* out) {
 }
 
 // Normalises one head where there is a weight, and rotates its halves by the angles of its position.
-inline void rotate_head(const float* x, const float* norm, float eps, const float* cos, const float* sin, int D, uint16_t* out) {
+inline void rotate_head(const float* x, const float* norm, float eps, const float* cos, const float* sin,
+                        int D, uint16_t* out) {
   float head[256];
   float scale = 1.0f;
   if (norm) {
