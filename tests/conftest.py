@@ -1,5 +1,6 @@
 """Fixtures that several test files share: random little checkpoints in Hugging Face's own format."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ import torch
 from hypothesis import settings
 
 from tests.helpers import edit_json, save_random_llama
+
+# The matrices are tiny: on a busy machine a second thread is mostly waited for. Tests of threads ask for theirs.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 # The same examples every time, and no time limit for one: a busy machine is not a bug.
 settings.register_profile("raydix", derandomize=True, deadline=None)

@@ -1,5 +1,6 @@
 // What Python calls: one linear layer, one layer's attention, or all layers of a decoder for one step.
 #include "attention.h"
+#include "barrier.h"
 #include "linear.h"
 #include "rope.h"
 
@@ -44,21 +45,22 @@ extern "C" void raydix_attention(const Rope* rope, const Attention* attention, c
 extern "C" void raydix_layers(const Layer* layers, int32_t num_layers, const Rope* rope, const Attention* attention,
                               const Buffers* b, int32_t num_threads) {
   const int rows = rope->num_tokens;
+  Barrier barrier;
 #pragma omp parallel num_threads(num_threads)
   for (int i = 0; i < num_layers; ++i) {
     const Layer& layer = layers[i];
     uint16_t *k_cache = b->cache + 2 * i * b->kv_size, *v_cache = k_cache + b->kv_size;
     linear_share(layer.qkv_proj, b->hidden, b->qkv, rows);
-#pragma omp barrier
+    barrier.wait();
     rope_share(*rope, layer.norms, {b->qkv, b->q, k_cache, v_cache});
-#pragma omp barrier
+    barrier.wait();
     attention_share(*attention, {b->q, k_cache, v_cache, b->attended, layer.window});
-#pragma omp barrier
+    barrier.wait();
     linear_share(layer.o_proj, b->attended, b->hidden, rows);
-#pragma omp barrier
+    barrier.wait();
     linear_share(layer.gate_up_proj, b->hidden, b->gate_up, rows);
-#pragma omp barrier
+    barrier.wait();
     linear_share(layer.down_proj, b->gate_up, b->hidden, rows);
-#pragma omp barrier
+    barrier.wait();
   }
 }
