@@ -69,14 +69,15 @@ def small_engine(
     max_num_seqs: int = 7,
     max_num_batched_tokens: int = 2048,
     quantization: Literal["int4", "none"] = "none",
+    group_size: int = 32,
     dtype: Literal["bfloat16", "float32"] = "float32",
 ) -> BuiltEngine:
-    """An engine on the CPU whose KV pool has `num_blocks` blocks."""
+    """An engine on the CPU whose KV pool has `num_blocks` blocks. Random models are too narrow for larger groups."""
     block_bytes = block_size * kv_bytes_per_token(read_model_spec(model_dir), getattr(torch, dtype))
     config = EngineConfig(
         CacheConfig(block_size, num_blocks * block_bytes),
         SchedulerConfig(max_num_seqs, max_num_batched_tokens),
-        WeightConfig(quantization=quantization, group_size=32, dtype=dtype, device="cpu"),
+        WeightConfig(quantization=quantization, group_size=group_size, dtype=dtype, device="cpu"),
     )
     return build_engine(model_dir, config)
 

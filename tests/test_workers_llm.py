@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import generate, num_leaked_blocks, request_of, small_engine
+from workers.config import WeightConfig
 from workers.engine.scheduler import ScheduledBatch
 from workers.llm import LLM
 from workers.prompts import TokensPrompt
@@ -43,7 +44,10 @@ def test_results_are_the_engines_in_the_order_of_the_prompts(llm: LLM, tokenizer
     params = [SamplingParams(n, 1.0, seed=n, ignore_eos=True) for n in (20, 3, 9, 5)]
     results = llm.generate(PROMPTS, params, use_tqdm=False)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    engine = small_engine(TINY_MODEL, block_size=16, quantization="int4", dtype="bfloat16").engine
+    group_size = WeightConfig().group_size
+    engine = small_engine(
+        TINY_MODEL, block_size=16, quantization="int4", group_size=group_size, dtype="bfloat16"
+    ).engine
     wanted = generate(
         engine,
         [
