@@ -19,7 +19,7 @@ import torch
 
 from bench.memory import memory_speed
 from bench.timing import machine
-from kernels.cpu_ops.library import arithmetic
+from kernels.cpu_ops.loader import arithmetic
 from workers.config import EngineConfig, WeightConfig
 from workers.engine.build import build_engine
 from workers.request import GenerationRequest, SamplingParams

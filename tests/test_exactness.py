@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kernels.cpu_ops.build import is_supported
-from kernels.cpu_ops.library import load_library
+from kernels.cpu_ops.loader import load_library
 from tests.exactness import (
     BLOCK_SIZE,
     LENGTHS,

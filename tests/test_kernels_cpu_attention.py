@@ -10,7 +10,7 @@ import torch
 from kernels.attention_inputs import AttentionShape, HeadNorms, RopeTables, StepTensors
 from kernels.attention_step import TorchAttentionStep, attention_step
 from kernels.cpu_ops.attention import CpuAttentionStep, cpu_attention_fits
-from kernels.cpu_ops.library import load_library
+from kernels.cpu_ops.loader import load_library
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="no C++ compiler, or a CPU without AVX2")
 

@@ -17,7 +17,7 @@ from kernels.cpu_ops.build import (
     instruction_set,
     is_supported,
 )
-from kernels.cpu_ops.library import load_library
+from kernels.cpu_ops.loader import load_library
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_operators = pytest.mark.skipif(load_library() is None, reason="no C++ compiler, or a CPU without AVX2")

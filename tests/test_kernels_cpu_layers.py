@@ -14,7 +14,7 @@ from kernels.attention_inputs import AttentionShape, HeadNorms, RopeTables, Step
 from kernels.attention_step import TorchAttentionStep
 from kernels.cpu_ops.attention import CpuAttentionStep
 from kernels.cpu_ops.layers import CpuLayers, cpu_layers_fit
-from kernels.cpu_ops.library import load_library
+from kernels.cpu_ops.loader import load_library
 from kernels.decoder_layers import ReferenceLayers, decoder_layers
 from kernels.fusion import FusedLinear, Fusion, Prologue
 from kernels.int4 import PackedInt4, dequantize, quantize

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.cpu_ops.library import load_library
 from kernels.cpu_ops.linear import CpuLinear, cpu_linear_fits
+from kernels.cpu_ops.loader import load_library
 from kernels.fusion import Fusion, Prologue
 from kernels.int4 import PackedInt4, dequantize, quantize
 from kernels.linear import TorchLinear, apply_prologue, head, int8_linear, linear, round_to_int8

@@ -5,8 +5,8 @@ import ctypes
 import torch
 
 from kernels.attention_inputs import AttentionShape, HeadNorms, RopeTables, StepTensors
-from kernels.cpu_ops.library import load_library
 from kernels.cpu_ops.linear import address
+from kernels.cpu_ops.loader import load_library
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 96  # query heads of one KV head: TILE_ROWS in attention.h

@@ -17,8 +17,8 @@ from kernels.cpu_ops.attention import (
     head_norms_struct,
     rope_struct,
 )
-from kernels.cpu_ops.library import load_library
 from kernels.cpu_ops.linear import CpuLinear, LinearStruct
+from kernels.cpu_ops.loader import load_library
 from kernels.fusion import FusedLinear, Prologue
 from kernels.layer_weights import LayerWeights
 

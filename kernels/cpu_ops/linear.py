@@ -7,7 +7,7 @@ import ctypes
 
 import torch
 
-from kernels.cpu_ops.library import load_library
+from kernels.cpu_ops.loader import load_library
 from kernels.fusion import Fusion, Prologue
 from kernels.int4 import PackedInt4, unpack_nibbles
 

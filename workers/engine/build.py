@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.cpu_ops.library import arithmetic
+from kernels.cpu_ops.loader import arithmetic
 from radix.block_hash import root_hash
 from radix.prefix_cache import PrefixCache
 from workers.config import EngineConfig, WeightConfig
