@@ -122,12 +122,16 @@ def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(ser
 
 
 def test_the_router_sends_a_known_prefix_to_the_worker_that_holds_it(server: Server) -> None:
-    """Two prefill workers: without the index, half of these would go to the other one and find nothing."""
+    """Two prefill workers: without the index, half of these would go to the other one and find nothing.
+
+    A few may: a worker that has no core to run on answers Serve's probe too late (0.1 s), and the next one is taken. By
+    chance alone 13 of 16 would be found once in a hundred runs.
+    """
     prompt = library_text("bisect.py", 2500)
     first_token_s(server.client, prompt)
     time.sleep(1.0)  # events are asynchronous
-    cached = [first_token_s(server.client, f"{prompt}# variant {count}\n", 2)[2] for count in range(8)]
-    assert min(cached) >= 400
+    cached = [first_token_s(server.client, f"{prompt}# variant {count}\n", 2)[2] for count in range(16)]
+    assert sum(tokens >= 400 for tokens in cached) >= 13, cached
 
 
 def test_the_same_tokens_as_the_engine_alone(server: Server) -> None:
