@@ -170,43 +170,55 @@ struct Tiles {
   int last_position;
 };
 
-// One segment of keys into the running maximum, sum and weighted sum of every row.
-inline void attend_segment(const Attention& a, const AttentionLayer& layer, const Work& work, const Tiles& tile,
-                           int segment, AttentionMemory& memory) {
-  const int D = a.head_dim, begin = segment * SEGMENT;
-  const int count = std::min(SEGMENT, tile.last_position + 1 - begin), width = (count + LANES - 1) / LANES * LANES;
-  uint32_t* k = memory.k.get(size_t(D) / 2 * SEGMENT);
-  uint32_t* v = memory.v.get(size_t(SEGMENT) / 2 * D);
-  float* scores = memory.scores.get(size_t(tile.rows) * SEGMENT);
-  float* part = memory.part.get(size_t(tile.rows) * D);
-  uint16_t* weights = memory.weights.get(size_t(tile.rows) * SEGMENT);
-  Keys keys;
-  locate(a, layer, work, begin, count, keys);
-  pack_keys(keys, D, k);
-  pack_values(keys, D, v);
-  product({{k, SEGMENT, LANES}, D / 2, memory.q.get(0), size_t(D), scores, SEGMENT}, tile.rows, width / LANES);
-  float maxima[TILE_ROWS], sums[TILE_ROWS];
-  for (int r = 0; r < tile.rows; ++r) {
+// Each row's scores over one segment to weights, with their maximum (NEVER where the row sees no key of it) and sum.
+inline void weigh_segment(const Work& work, const Tiles& tile, int begin, int count, int window, float scale,
+                          const float* scores, uint16_t* weights, float* maxima, float* sums) {
+  const int width = (count + LANES - 1) / LANES * LANES;
+  for (int r = 0; r < tile.rows; ++r, scores += SEGMENT, weights += SEGMENT) {
     const int position = work.first_position + r / tile.group;
-    const int first = layer.window ? std::max(0, position + 1 - layer.window - begin) : 0;
+    const int first = window ? std::max(0, position + 1 - window - begin) : 0;
     const int last = std::min(count, position + 1 - begin);
     maxima[r] = NEVER;
     if (first < last)
-      std::tie(maxima[r], sums[r]) =
-          softmax_row(scores + r * SEGMENT, a.scale, first, last, width, weights + r * SEGMENT);
+      std::tie(maxima[r], sums[r]) = softmax_row(scores, scale, first, last, width, weights);
     else
-      std::fill_n(weights + r * SEGMENT, width, uint16_t(0));
+      std::fill_n(weights, width, uint16_t(0));
   }
-  product({{v, size_t(D), LANES}, (count + 1) / 2, weights, SEGMENT, part, size_t(D)}, tile.rows, D / LANES);
+}
+
+// A segment's maximum, sum and weighted sum into the running ones of every row that saw a key of it.
+inline void merge_segment(int rows, int head_dim, const float* maxima, const float* sums, const float* part,
+                          AttentionMemory& memory) {
   float *running_max = memory.maxima.get(0), *running_sum = memory.sums.get(0), *total = memory.total.get(0);
-  for (int r = 0; r < tile.rows; ++r) {
+  for (int r = 0; r < rows; ++r) {
     if (maxima[r] == NEVER) continue;
     const float highest = std::max(running_max[r], maxima[r]);
     const float old = exp_scalar(running_max[r] - highest), fresh = exp_scalar(maxima[r] - highest);
     running_max[r] = highest;
     running_sum[r] = running_sum[r] * old + sums[r] * fresh;
-    merge_row(total + r * D, part + r * D, old, fresh, D);
+    merge_row(total + r * head_dim, part + r * head_dim, old, fresh, head_dim);
   }
+}
+
+// One segment of keys for every row: scores, weights, their product with V, and the merge with the segments before.
+inline void attend_segment(const Attention& a, const AttentionLayer& layer, const Work& work, const Tiles& tile,
+                           int segment, AttentionMemory& memory) {
+  const int D = a.head_dim, begin = segment * SEGMENT;
+  const int count = std::min(SEGMENT, tile.last_position + 1 - begin), panels = (count + LANES - 1) / LANES;
+  uint32_t* k = memory.k.get(size_t(D) / 2 * SEGMENT);
+  uint32_t* v = memory.v.get(size_t(SEGMENT) / 2 * D);
+  float* scores = memory.scores.get(size_t(tile.rows) * SEGMENT);
+  float* part = memory.part.get(size_t(tile.rows) * D);
+  uint16_t* weights = memory.weights.get(size_t(tile.rows) * SEGMENT);
+  float maxima[TILE_ROWS], sums[TILE_ROWS];
+  Keys keys;
+  locate(a, layer, work, begin, count, keys);
+  pack_keys(keys, D, k);
+  pack_values(keys, D, v);
+  product({{k, SEGMENT, LANES}, D / 2, memory.q.get(0), size_t(D), scores, SEGMENT}, tile.rows, panels);
+  weigh_segment(work, tile, begin, count, layer.window, a.scale, scores, weights, maxima, sums);
+  product({{v, size_t(D), LANES}, (count + 1) / 2, weights, SEGMENT, part, size_t(D)}, tile.rows, D / LANES);
+  merge_segment(tile.rows, D, maxima, sums, part, memory);
 }
 
 // All rows of one piece of work: row r is query r / group, head r % group of the KV head's.
