@@ -11,6 +11,9 @@ from hypothesis import settings
 
 from tests.helpers import edit_json, save_random_llama
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel's module is imported
+
 # The matrices are tiny: on a busy machine a second thread is mostly waited for. Tests of threads ask for theirs.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -18,6 +21,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 # The same examples every time, and no time limit for one: a busy machine is not a bug.
 settings.register_profile("raydix", derandomize=True, deadline=None)
 settings.load_profile("raydix")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Speed of the Triton kernels, and what the compiler makes of them."""
