@@ -8,9 +8,10 @@ import torch
 
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
+from workers.engine.runner import ComputedBatch
 from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
-from workers.request import SampledToken
+from workers.request import SamplingParams
 
 Generated = tuple[list[int], torch.Tensor]  # greedy tokens, and the float32 logits [tokens, vocab] they came from
 
@@ -30,13 +31,16 @@ class LogitsRecorder:
         self.rows: dict[str, list[torch.Tensor]] = {}
         self.steps: list[dict[str, range]] = []
 
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
+    def runs_ahead(self, params: SamplingParams) -> bool:
+        return self._runner.runs_ahead(params)
+
+    def launch(self, batch: ScheduledBatch) -> ComputedBatch:
         self.steps.append({item.sequence.request.request_id: positions_of(item) for item in batch.items})
         logits = self._runner.compute_logits(batch)
         sequences = [item.sequence for item in batch.items if item.samples]
         for sequence, row in zip(sequences, logits, strict=True):
             self.rows.setdefault(sequence.request.request_id, []).append(row)
-        return sample(logits, sequences, frozenset())
+        return ComputedBatch(sample(logits, sequences, frozenset()))
 
 
 def positions_of(item: ScheduledSequence) -> range:
