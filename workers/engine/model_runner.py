@@ -6,7 +6,7 @@ from workers.engine.attention_metadata import build_attention_metadata
 from workers.engine.kv_cache import KVCache
 from workers.engine.runner import ComputedBatch
 from workers.engine.sampler import sample
-from workers.engine.scheduler import ScheduledBatch
+from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
 from workers.models.decoder import Decoder
 from workers.request import SamplingParams
 
@@ -37,13 +37,11 @@ class ModelRunner:
     def compute_logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """float32 [sampling items, vocab]; the tokens' K and V are written to their blocks."""
         metadata = build_attention_metadata(batch, self._block_size, self._device)
-        tokens = torch.tensor(self.input_tokens(batch), dtype=torch.int64, device=self._device)
+        token_ids = [token for item in batch.items for token in self.input_tokens(item)]
+        tokens = torch.tensor(token_ids, dtype=torch.int64, device=self._device)
         return self._model.forward(tokens, metadata, self._kv_cache.tensor)
 
-    def input_tokens(self, batch: ScheduledBatch) -> list[int]:
-        """The tokens to compute, the sequences' one after another."""
-        token_ids: list[int] = []
-        for item in batch.items:
-            begin = item.sequence.num_computed_tokens
-            token_ids += item.sequence.token_ids[begin : begin + item.num_tokens]
-        return token_ids
+    def input_tokens(self, item: ScheduledSequence) -> list[int]:
+        """The tokens of a sequence to compute."""
+        begin = item.sequence.num_computed_tokens
+        return item.sequence.token_ids[begin : begin + item.num_tokens]

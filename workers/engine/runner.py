@@ -28,9 +28,9 @@ class Runner(Protocol):
     def runs_ahead(self, params: SamplingParams) -> bool:
         """Whether `launch` takes a token of such a request before the host knows it (`ScheduledSequence.fed_from`).
 
-        Must be False where a draw depends on which tokens came before (`params.penalises`), or is made on the host: such
-        a sequence is in every other batch at most while others run ahead. False for all is the plain order, where each
-        batch is collected before the next is scheduled.
+        Must be False where a draw depends on which tokens came before (`params.penalises`), or is made on the host:
+        such a sequence is in every other batch at most while others run ahead. False for all is the plain order, where
+        each batch is collected before the next is scheduled.
         """
 
     def launch(self, batch: ScheduledBatch) -> LaunchedBatch:
