@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from radix.events import BlocksRemoved, BlocksStored
 from tests.helpers import num_leaked_blocks, request_of
-from tests.witness import VOCAB_SIZE, WitnessBlocks, WitnessEngine, expected_tokens
+from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
+from tests.witness_runner import VOCAB_SIZE
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 
 POOL_TOKENS = 48
@@ -25,11 +26,14 @@ class EngineDriver:
 
     Attributes:
         seen: how often what happened: steps, aborts, evictions, and what `WitnessEngine.seen` counts.
+
+    Args:
+        ahead: whether the next batch is launched while one is computed.
     """
 
-    def __init__(self, block_size: int = 4, max_num_batched_tokens: int = 7) -> None:
+    def __init__(self, block_size: int = 4, max_num_batched_tokens: int = 7, *, ahead: bool = False) -> None:
         self.num_blocks, self.block_size = POOL_TOKENS // block_size, block_size
-        self.engine = WitnessEngine(self.num_blocks, block_size, 4, max_num_batched_tokens)
+        self.engine = WitnessEngine(self.num_blocks, block_size, 4, max_num_batched_tokens, ahead=ahead)
         self.expected: dict[Completion, list[int]] = {}  # of the completions that have not ended
         self.given: dict[Completion, int] = {}  # how many of the expected tokens came out
         self.prompts: dict[str, tuple[int, ...]] = {}
@@ -47,19 +51,37 @@ class EngineDriver:
         """Requests of which a completion has not ended."""
         return sorted({name for name, _ in self.expected})
 
-    def add(self, text: Sequence[int], max_tokens: int, n: int, ignore_eos: bool, hold: bool) -> None:
-        request = self._request(text, max_tokens, n=1 if hold else n, ignore_eos=ignore_eos)
+    def add(
+        self,
+        text: Sequence[int],
+        max_tokens: int,
+        n: int = 1,
+        *,
+        ignore_eos: bool = False,
+        hold: bool = False,
+        min_tokens: int = 0,
+        presence_penalty: float = 0.0,
+    ) -> None:
+        """The witness draws what it likes: a penalty only keeps the request from running ahead."""
+        request = self._request(
+            text,
+            max_tokens,
+            n=1 if hold else n,
+            ignore_eos=ignore_eos,
+            min_tokens=min(min_tokens, max_tokens),
+            presence_penalty=presence_penalty,
+        )
         self.engine.add_request(request, hold=hold)
         self._expect(request)
         self.held += [request.request_id] if hold else []
 
     def add_next_turn(self, text: Sequence[int], max_tokens: int, n: int) -> None:
         """A prompt that continues a completion that has ended."""
-        self.add([*self.last_turn, *text], max_tokens, n, ignore_eos=False, hold=False)
+        self.add([*self.last_turn, *text], max_tokens, n)
 
     def add_prefilled(self, text: Sequence[int], max_tokens: int, num_good: int) -> None:
         """A prompt computed elsewhere, of whose blocks only the first `num_good` arrive."""
-        request = self._request(text, max_tokens + 1, n=1, ignore_eos=True)
+        request = self._request(text, max_tokens + 1, ignore_eos=True)
         self._expect(request)
         self.given[request.request_id, 0] = 1
         blocks = WitnessBlocks(request.prompt_token_ids, self.block_size, num_good)
@@ -124,10 +146,10 @@ class EngineDriver:
         asked = [link for run in self.engine.kv.cache.snapshot() for link in parents_of(run)]
         assert sorted(self.followed.items()) == sorted(asked)
 
-    def _request(self, text: Sequence[int], max_tokens: int, *, n: int, ignore_eos: bool) -> GenerationRequest:
+    def _request(self, text: Sequence[int], max_tokens: int, **sampling: object) -> GenerationRequest:
         self.num_requests += 1
         room = POOL_TOKENS - max_tokens
-        return request_of(str(self.num_requests), (text or [1])[:room], max_tokens, n=n, ignore_eos=ignore_eos)
+        return request_of(str(self.num_requests), (text or [1])[:room], max_tokens, **sampling)
 
     def _expect(self, request: GenerationRequest) -> None:
         for index in range(request.sampling.n):
@@ -163,10 +185,10 @@ def parents_of(run: BlocksStored) -> list[tuple[int, int]]:
     return list(zip(run.hashes, [run.parent, *run.hashes], strict=False))
 
 
-def random_schedule(seed: int, num_steps: int) -> Counter[str]:
+def random_schedule(seed: int, num_steps: int, *, ahead: bool) -> Counter[str]:
     """Drive an engine through `num_steps` steps and to its end, all drawn from `seed`; returns what was seen."""
     rng = random.Random(seed)
-    driver = EngineDriver(rng.choice([1, 3, 4]), rng.choice([4, 7, 64]))
+    driver = EngineDriver(rng.choice([1, 3, 4]), rng.choice([4, 7, 64]), ahead=ahead)
     while driver.seen["steps"] < num_steps:
         act(driver, rng)
     driver.drain()
@@ -179,7 +201,15 @@ def act(driver: EngineDriver, rng: random.Random) -> None:
     max_tokens, n = rng.choice(MAX_TOKENS), rng.choice([1, 1, 2, 3])
     draw = rng.random()
     if draw < 0.06 and len(driver.live) < 8:
-        driver.add(text, max_tokens, n, ignore_eos=rng.random() < 0.5, hold=rng.random() < 0.2)
+        driver.add(
+            text,
+            max_tokens,
+            n,
+            ignore_eos=rng.random() < 0.5,
+            hold=rng.random() < 0.2,
+            min_tokens=rng.choice([0, 0, 5]),
+            presence_penalty=rng.choice([0.0, 0.0, 0.0, 1.0]),
+        )
     elif draw < 0.08 and len(driver.live) < 8:
         driver.add_next_turn(text[:3], max_tokens, n)
     elif draw < 0.1 and len(driver.live) < 8:

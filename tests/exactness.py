@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from radix.events import BlocksRemoved
+from tests.ahead import run_ahead
 from tests.helpers import num_leaked_blocks, request_of, small_engine
 from tests.parity import LogitsRecorder
 from workers.request import GenerationRequest
@@ -47,6 +48,7 @@ class RecordedEngine:
         block_size: int = BLOCK_SIZE,
         max_num_seqs: int = 8,
         max_num_batched_tokens: int = 4096,
+        runs_ahead: bool = False,
     ) -> None:
         built = small_engine(
             TINY_MODEL,
@@ -58,6 +60,7 @@ class RecordedEngine:
             dtype=weights.dtype,
         )
         self._engine = built.engine
+        self._ahead = run_ahead(self._engine) if runs_ahead else None
         self._recorder = LogitsRecorder(built)
         self._tokens: dict[str, list[int]] = {}
         self.cached: dict[str, int] = {}
@@ -82,6 +85,7 @@ class RecordedEngine:
             if preempt_every and num_steps % preempt_every == 0:
                 self._preempt(evict=num_steps // preempt_every % 2 == 0)
         assert num_leaked_blocks(self._engine) == 0
+        assert self._ahead is None or self._ahead.num_fed > 0
         return {request.request_id: self.outcome(request.request_id) for request in requests}
 
     def alone(self, requests: Sequence[GenerationRequest]) -> dict[str, Outcome]:

@@ -8,15 +8,13 @@ import torch
 
 from workers.engine.build import BuiltEngine
 from workers.engine.model_runner import ModelRunner
-from workers.engine.sampler import sample
 from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
-from workers.request import SampledToken
 
 Generated = tuple[list[int], torch.Tensor]  # greedy tokens, and the float32 logits [tokens, vocab] they came from
 
 
 class LogitsRecorder:
-    """A runner that keeps every row of logits it samples from.
+    """Keeps every row of logits that an engine samples from.
 
     Attributes:
         rows: float32 [vocab] each, by request.
@@ -25,18 +23,18 @@ class LogitsRecorder:
 
     def __init__(self, built: BuiltEngine) -> None:
         assert isinstance(built.engine._runner, ModelRunner)
-        self._runner = built.engine._runner
-        built.engine._runner = self
+        self._compute = built.engine._runner.compute_logits
+        built.engine._runner.compute_logits = self._record  # type: ignore[method-assign]
         self.rows: dict[str, list[torch.Tensor]] = {}
         self.steps: list[dict[str, range]] = []
 
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
+    def _record(self, batch: ScheduledBatch) -> torch.Tensor:
         self.steps.append({item.sequence.request.request_id: positions_of(item) for item in batch.items})
-        logits = self._runner.compute_logits(batch)
-        sequences = [item.sequence for item in batch.items if item.samples]
-        for sequence, row in zip(sequences, logits, strict=True):
-            self.rows.setdefault(sequence.request.request_id, []).append(row)
-        return sample(logits, sequences, frozenset())
+        logits = self._compute(batch)
+        names = [item.sequence.request.request_id for item in batch.items if item.samples]
+        for name, row in zip(names, logits, strict=True):
+            self.rows.setdefault(name, []).append(row)
+        return logits
 
 
 def positions_of(item: ScheduledSequence) -> range:

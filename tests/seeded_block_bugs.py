@@ -9,7 +9,8 @@ from radix.tree import RadixNode, RadixTree
 from tests.engine_driver import BASES, assert_nothing_left
 from tests.helpers import drain, request_of
 from tests.seeded_bug import SeededBug, serve, serve_to_the_last_block
-from tests.witness import VOCAB_SIZE, WitnessEngine
+from tests.witness import WitnessEngine
+from tests.witness_runner import VOCAB_SIZE
 from workers.engine.block_pool import BlockPool
 from workers.engine.kv_manager import KVManager
 from workers.engine.scheduler import Scheduler

@@ -32,6 +32,7 @@ from workers.request import GenerationRequest
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
 # The operators take bfloat16 only.
+AHEAD = pytest.mark.parametrize("ahead", [False, True], ids=["plain", "ahead"])
 WEIGHTS = [Weights("int4", "bfloat16"), Weights("none", "float32" if load_library() is None else "bfloat16")]
 
 
@@ -61,8 +62,9 @@ def test_the_base_is_worth_comparing_with(base: Base) -> None:
     assert any(length // 256 < (length + num_tokens) // 256 for length, num_tokens in LENGTHS.items())
 
 
-def test_the_same_prompt_again_is_cached(base: Base) -> None:
-    engine = RecordedEngine(base.weights, num_blocks=400)
+@AHEAD
+def test_the_same_prompt_again_is_cached(base: Base, ahead: bool) -> None:
+    engine = RecordedEngine(base.weights, num_blocks=400, runs_ahead=ahead)
     engine.run(base.requests)
     second = [again(request) for request in base.requests]
     assert_same(engine.run(second), base.outcomes)
@@ -77,13 +79,16 @@ def next_turn(request: GenerationRequest, outcome: Outcome) -> GenerationRequest
     return request_for(f"next {seed}", [*request.prompt_token_ids, *outcome.tokens, *said], 12, seed)
 
 
+@AHEAD
 @pytest.mark.parametrize("block_size", [1, BLOCK_SIZE])
-def test_a_next_turn_uses_what_decode_steps_have_written(base: Base, block_size: int) -> None:
+def test_a_next_turn_uses_what_decode_steps_have_written(base: Base, block_size: int, ahead: bool) -> None:
     turns = [next_turn(request, base.outcomes[request.request_id]) for request in base.requests]
     cold = RecordedEngine(base.weights, num_blocks=512)
     wanted = cold.alone(turns)
     assert set(cold.cached.values()) == {0}
-    warm = RecordedEngine(base.weights, num_blocks=512 * BLOCK_SIZE // block_size, block_size=block_size)
+    warm = RecordedEngine(
+        base.weights, num_blocks=512 * BLOCK_SIZE // block_size, block_size=block_size, runs_ahead=ahead
+    )
     warm.run(base.requests)
     assert_same(warm.run(turns), wanted)
     from_decode = [
@@ -112,26 +117,29 @@ def test_a_prefix_of_which_the_end_was_evicted(base: Base) -> None:
     assert 0 < engine.cached[again(longest).request_id] < len(longest.prompt_token_ids) - BLOCK_SIZE
 
 
-def test_preempted_for_want_of_blocks(base: Base) -> None:
+@AHEAD
+def test_preempted_for_want_of_blocks(base: Base, ahead: bool) -> None:
     """The first four prompts fill the pool to its last block; as they grow, the youngest loses its blocks."""
-    engine = RecordedEngine(base.weights, num_blocks=157, block_size=4)
+    engine = RecordedEngine(base.weights, num_blocks=157, block_size=4, runs_ahead=ahead)
     assert_same(engine.run(base.requests), base.outcomes)
     assert engine.num_preemptions > 0
     assert engine.num_evicted > 0
 
 
+@AHEAD
 @pytest.mark.parametrize("max_num_batched_tokens", [61, 4096])
-def test_preempted_at_any_moment(base: Base, max_num_batched_tokens: int) -> None:
+def test_preempted_at_any_moment(base: Base, max_num_batched_tokens: int, ahead: bool) -> None:
     """In the middle of a prompt or of a completion, with its blocks still cached or evicted."""
-    engine = RecordedEngine(base.weights, max_num_batched_tokens=max_num_batched_tokens)
+    engine = RecordedEngine(base.weights, max_num_batched_tokens=max_num_batched_tokens, runs_ahead=ahead)
     assert_same(engine.run(base.requests, preempt_every=3), base.outcomes)
     assert engine.num_preemptions >= 5
     assert engine.num_evicted > 0
 
 
+@AHEAD
 @pytest.mark.parametrize("size", [1, 5, 97])
-def test_chunks_of_any_size(base: Base, size: int) -> None:
-    engine = RecordedEngine(base.weights, max_num_seqs=min(5, size), max_num_batched_tokens=size)
+def test_chunks_of_any_size(base: Base, size: int, ahead: bool) -> None:
+    engine = RecordedEngine(base.weights, max_num_seqs=min(5, size), max_num_batched_tokens=size, runs_ahead=ahead)
     assert_same(engine.run(base.requests), base.outcomes)
     assert max(sum(map(len, step.values())) for step in engine.steps) == size
     for request in base.requests:
@@ -146,9 +154,10 @@ def test_batches_of_any_size(base: Base, size: int) -> None:
     assert max(map(len, engine.steps)) == size
 
 
+@AHEAD
 @pytest.mark.parametrize(("apart", "order"), [(1, 1), (3, -1), (7, 1)])
-def test_any_order_of_arrival(base: Base, apart: int, order: int) -> None:
-    engine = RecordedEngine(base.weights, max_num_batched_tokens=150)
+def test_any_order_of_arrival(base: Base, apart: int, order: int, ahead: bool) -> None:
+    engine = RecordedEngine(base.weights, max_num_batched_tokens=150, runs_ahead=ahead)
     assert_same(engine.run(base.requests[::order], apart=apart), base.outcomes)
     mixed = [step for step in engine.steps if {1} < set(map(len, step.values()))]
     assert len(mixed) >= 4  # some decode while others' prompts are computed
@@ -163,9 +172,10 @@ def test_blocks_of_any_size(base: Base, block_size: int) -> None:
     assert all(engine.cached[name] > 0 for name in second if len(base.requests[int(name[0])].prompt_token_ids) > 32)
 
 
-def test_one_prompt_twice_at_once(base: Base) -> None:
+@AHEAD
+def test_one_prompt_twice_at_once(base: Base, ahead: bool) -> None:
     """The second one's blocks are given up for those of the first as they fill."""
-    engine = RecordedEngine(base.weights, max_num_batched_tokens=97)
+    engine = RecordedEngine(base.weights, max_num_batched_tokens=97, runs_ahead=ahead)
     both = [request for first in base.requests for request in (first, again(first))]
     assert_same(engine.run(both), base.outcomes)
     assert any(first in step and f"{first} again" in step for step in engine.steps for first in base.outcomes)
@@ -187,7 +197,7 @@ def test_with_other_operators(operators: str) -> None:
     """In a process of its own: one process has one library."""
     if operators != "off" and not is_supported(operators):
         pytest.skip(f"this CPU has no {operators}")
-    chosen = "is_cached or any_moment and 61"
+    chosen = "(is_cached or any_moment and 61) and plain"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen]
     environment = os.environ | {"RAYDIX_CPU_OPS": operators}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

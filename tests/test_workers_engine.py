@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.engine_driver import BASES, LENGTHS, MAX_TOKENS, EngineDriver, random_schedule
-from tests.witness import VOCAB_SIZE
+from tests.witness_runner import VOCAB_SIZE
 
 STEPS_OF_A_SEED = 1000
 TEXTS = st.builds(
@@ -23,20 +23,37 @@ TEXTS = st.builds(
 class EngineMachine(RuleBasedStateMachine):
     """Requests with shared prefixes and several completions in a pool too small for them."""
 
-    def __init__(self, seen: Counter[str]) -> None:
+    def __init__(self, seen: Counter[str], ahead: bool) -> None:
         super().__init__()
         self.seen = seen
+        self.ahead = ahead
         self.driver = EngineDriver()
 
     @initialize(block_size=st.sampled_from([1, 3, 4]), budget=st.sampled_from([4, 7, 64]))
     def start(self, block_size: int, budget: int) -> None:
-        self.driver = EngineDriver(block_size, budget)
+        self.driver = EngineDriver(block_size, budget, ahead=self.ahead)
 
     @rule(
-        text=TEXTS, max_tokens=st.sampled_from(MAX_TOKENS), n=st.integers(1, 3), eos=st.booleans(), hold=st.booleans()
+        text=TEXTS,
+        max_tokens=st.sampled_from(MAX_TOKENS),
+        n=st.integers(1, 3),
+        eos=st.booleans(),
+        hold=st.booleans(),
+        min_tokens=st.sampled_from([0, 5]),
+        penalty=st.sampled_from([0.0, 1.0]),
     )
-    def add(self, text: list[int], max_tokens: int, n: int, eos: bool, hold: bool) -> None:
-        self.driver.add(text, max_tokens, n, ignore_eos=not eos, hold=hold)
+    def add(
+        self, text: list[int], max_tokens: int, n: int, eos: bool, hold: bool, min_tokens: int, penalty: float
+    ) -> None:
+        self.driver.add(
+            text,
+            max_tokens,
+            n,
+            ignore_eos=not eos,
+            hold=hold,
+            min_tokens=min_tokens,
+            presence_penalty=penalty,
+        )
 
     @precondition(lambda self: self.driver.last_turn)
     @rule(text=TEXTS, max_tokens=st.sampled_from(MAX_TOKENS), n=st.integers(1, 3))
@@ -78,11 +95,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.seen += self.driver.seen
 
 
-def test_any_schedule_gives_the_tokens_of_a_model_without_a_cache() -> None:
+AHEAD = pytest.mark.parametrize("ahead", [False, True], ids=["plain", "ahead"])
+EVENTS = ("copies", "preemptions", "evictions", "imports", "aborts")
+EVENTS_AHEAD = ("fed", "preemptions in flight", "ends in flight", "waits")
+
+
+@AHEAD
+def test_any_schedule_gives_the_tokens_of_a_model_without_a_cache(ahead: bool) -> None:
     """Five thousand engine steps at least, with a full check after each; the counts keep the test from shrinking."""
     seen: Counter[str] = Counter()
     run_state_machine_as_test(
-        lambda: EngineMachine(seen),  # type: ignore[arg-type]  # a factory will do
+        lambda: EngineMachine(seen, ahead),  # type: ignore[arg-type]  # a factory will do
         settings=settings(
             max_examples=250,
             stateful_step_count=40,
@@ -93,23 +116,25 @@ def test_any_schedule_gives_the_tokens_of_a_model_without_a_cache() -> None:
         ),
     )
     assert seen["steps"] >= 5000
-    assert min(seen[event] for event in ("copies", "preemptions", "evictions", "imports", "aborts")) >= 50, seen
+    assert min(seen[event] for event in (*EVENTS, *(EVENTS_AHEAD if ahead else ()))) >= 50, seen
 
 
+@AHEAD
 @pytest.mark.parametrize("seed", range(4))
-def test_a_schedule_drawn_from_a_seed(seed: int) -> None:
-    random_schedule(seed, STEPS_OF_A_SEED)
+def test_a_schedule_drawn_from_a_seed(seed: int, ahead: bool) -> None:
+    assert random_schedule(seed, STEPS_OF_A_SEED, ahead=ahead)["steps"] >= STEPS_OF_A_SEED
 
 
+@AHEAD
 @pytest.mark.long
-def test_a_million_steps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_million_steps(capsys: pytest.CaptureFixture[str], ahead: bool) -> None:
     """A thousand seeds of a thousand steps, a full check after each step; a failure names its seed."""
     num_steps, begin_s = 0, time.monotonic()
     for seed in range(1000):
         try:
-            num_steps += random_schedule(seed, STEPS_OF_A_SEED)["steps"]
+            num_steps += random_schedule(seed, STEPS_OF_A_SEED, ahead=ahead)["steps"]
         except AssertionError as error:
-            raise AssertionError(f"random_schedule({seed}, {STEPS_OF_A_SEED}): {error}") from error
+            raise AssertionError(f"random_schedule({seed}, {STEPS_OF_A_SEED}, {ahead=}): {error}") from error
         if seed % 100 == 99:
             with capsys.disabled():
                 print(f"\n{num_steps} steps in {time.monotonic() - begin_s:.0f} s", end="", flush=True)

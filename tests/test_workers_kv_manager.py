@@ -3,7 +3,9 @@
 import pytest
 
 from tests.helpers import drain, generate, num_leaked_blocks, request_of, tokens_by_request
-from tests.witness import ROOT, WitnessBlocks, WitnessEngine, expected_tokens, kv_of, next_token
+from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
+from tests.witness_memory import ROOT, kv_of
+from tests.witness_runner import next_token
 from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, RequestOutput
 

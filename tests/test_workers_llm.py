@@ -7,10 +7,11 @@ import pytest
 
 from tests.helpers import generate, num_leaked_blocks, request_of, small_engine
 from workers.config import WeightConfig
+from workers.engine.runner import LaunchedBatch
 from workers.engine.scheduler import ScheduledBatch
 from workers.llm import LLM
 from workers.prompts import TokensPrompt
-from workers.request import FinishReason, RequestError, SampledToken, SamplingParams
+from workers.request import FinishReason, RequestError, SamplingParams
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
 
@@ -174,11 +175,14 @@ class InterruptedRunner:
         self._interrupted_at = interrupted_at
         self.num_steps = 0
 
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
+    def runs_ahead(self, params: SamplingParams) -> bool:
+        return self._runner.runs_ahead(params)
+
+    def launch(self, batch: ScheduledBatch) -> LaunchedBatch:
         self.num_steps += 1
         if self.num_steps == self._interrupted_at:
             raise KeyboardInterrupt
-        return self._runner.run(batch)
+        return self._runner.launch(batch)
 
 
 def test_a_stop_string_ends_the_work_too(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

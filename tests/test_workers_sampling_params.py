@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import request_of
-from tests.witness import EOS, VOCAB_SIZE, WitnessEngine
+from tests.witness import EOS, WitnessEngine
+from tests.witness_runner import VOCAB_SIZE
 from workers.request import RequestError, SamplingParams
 
 BAD_NUMBERS: dict[str, list[Any]] = {

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import drain, num_leaked_blocks, request_of
-from tests.witness import EOS, VOCAB_SIZE, WitnessEngine, expected_tokens
+from tests.witness import EOS, WitnessEngine, expected_tokens
+from tests.witness_runner import VOCAB_SIZE
 from workers.request import FinishReason, GenerationRequest
 
 PROMPT = [7, 8, 9]

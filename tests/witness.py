@@ -3,127 +3,51 @@
 Every KV slot stores which token at which position was written to it, for which layer, as K or as V, and under which
 namespace; the next token is a hash of all that is read back through the block table. A stale, swapped, missing or
 foreign block changes the tokens, exactly, and for certain. Free blocks are poisoned, so that reading one is an error.
+
+Where it runs ahead it is as lazy as a slow device: all that is done to the memory stands in one queue, and is done when
+tokens are collected that come after it, or when a check looks.
 """
 
 import zlib
 from array import array
-from collections import Counter
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
 
-from radix.block_hash import hash_blocks, root_hash
+from radix.block_hash import hash_blocks
 from radix.prefix_cache import PrefixCache
+from tests.witness_memory import NUM_PLANES, POISON, ROOT, WitnessMemory, WitnessPool, kv_of, planes_of
+from tests.witness_runner import VOCAB_SIZE, WitnessRunner
 from workers.config import SchedulerConfig
-from workers.engine.block_pool import BlockPool
 from workers.engine.engine import Engine
 from workers.engine.kv_manager import KVManager
-from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
 from workers.engine.sequence import SequenceStatus
-from workers.request import GenerationRequest, RequestOutput, SampledToken
+from workers.request import GenerationRequest, RequestOutput
 
-VOCAB_SIZE = 32
 EOS = 0
 MAX_MODEL_LEN = 200
-ROOT = root_hash("witness", b"secret")
-NUM_PLANES = 4  # K and V of two layers
-POISON = -1
-
-
-class WitnessMemory:
-    """NUM_PLANES integers per slot (`workers.engine.kv_manager.BlockMemory`), position by position."""
-
-    def __init__(self, num_blocks: int, block_size: int, salt: int = ROOT) -> None:
-        self.block_size = block_size
-        self.salt = salt
-        self._per_block = block_size * NUM_PLANES
-        self._numbers = array("q", [POISON]) * (num_blocks * self._per_block)
-        self.seen: Counter[str] = Counter()
-
-    def write_blocks(self, block_ids: list[int], blocks: torch.Tensor) -> None:
-        self.seen["imports"] += bool(block_ids)
-        for block, content in zip(block_ids, blocks.tolist(), strict=True):
-            self._put(block, array("q", content))
-
-    def copy_block(self, source: int, target: int) -> None:
-        self.seen["copies"] += 1
-        self._put(target, self.block(source))
-
-    def poison(self, block_ids: Sequence[int]) -> None:
-        for block in block_ids:
-            self._put(block, array("q", [POISON]) * self._per_block)
-
-    def is_poisoned(self, block: int) -> bool:
-        return self.block(block).count(POISON) == self._per_block
-
-    def write(self, table: Sequence[int], position: int, token: int) -> None:
-        """All planes of one token."""
-        begin = (table[position // self.block_size] * self.block_size + position % self.block_size) * NUM_PLANES
-        self._numbers[begin : begin + NUM_PLANES] = planes_of(token, position, self.salt)
-
-    def read(self, table: Sequence[int], num_tokens: int) -> "array[int]":
-        """The first `num_tokens` slots through a block table, as `kv_of` gives them."""
-        content = array("q")
-        for block in table[: -(-num_tokens // self.block_size)]:
-            content += self.block(block)
-        return content[: num_tokens * NUM_PLANES]
-
-    def block(self, block: int) -> "array[int]":
-        """A copy of one block."""
-        return self._numbers[block * self._per_block : (block + 1) * self._per_block]
-
-    def _put(self, block: int, content: "array[int]") -> None:
-        self._numbers[block * self._per_block : (block + 1) * self._per_block] = content
-
-
-class WitnessPool(BlockPool):
-    """Poisons what is freed."""
-
-    def __init__(self, num_blocks: int, memory: WitnessMemory) -> None:
-        super().__init__(num_blocks)
-        self._memory = memory
-
-    def free(self, block_ids: list[int]) -> None:
-        super().free(block_ids)
-        self._memory.poison(block_ids)
-
-
-class WitnessRunner:
-    """Writes and reads `WitnessMemory` (`workers.engine.engine.Runner`); `batches` records what was asked of it."""
-
-    def __init__(self, memory: WitnessMemory) -> None:
-        self._memory = memory
-        self.batches: list[list[tuple[str, int]]] = []
-
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
-        self.batches.append([(item.sequence.request.request_id, item.num_tokens) for item in batch.items])
-        for item in batch.items:
-            self._write(item)
-        return [SampledToken(self._read(item)) for item in batch.items if item.samples]
-
-    def _write(self, item: ScheduledSequence) -> None:
-        sequence = item.sequence
-        begin = sequence.num_computed_tokens
-        assert item.num_tokens > 0, "there are no logits where no token is computed"
-        for position in range(begin, begin + item.num_tokens):
-            self._memory.write(sequence.block_table, position, sequence.token_ids[position])
-
-    def _read(self, item: ScheduledSequence) -> int:
-        content = self._memory.read(item.sequence.block_table, len(item.sequence.token_ids))
-        assert POISON not in content, f"{item.sequence.request.request_id} reads a block that is free"
-        return next_token(content, item.sequence.index)
 
 
 class WitnessEngine(Engine):
-    """An engine on a witness model, with its parts at hand; `seen` counts copies, imports and preemptions."""
+    """An engine on a witness model, with its parts at hand; `seen` counts what happens to its sequences.
+
+    Args:
+        ahead: whether the runner runs ahead.
+    """
 
     def __init__(
-        self, num_blocks: int = 12, block_size: int = 4, max_num_seqs: int = 4, max_num_batched_tokens: int = 8
+        self,
+        num_blocks: int = 12,
+        block_size: int = 4,
+        max_num_seqs: int = 4,
+        max_num_batched_tokens: int = 8,
+        *,
+        ahead: bool = False,
     ) -> None:
-        self.memory = WitnessMemory(num_blocks, block_size)
+        self.memory = WitnessMemory(num_blocks, block_size, lazy=ahead)
         self.seen = self.memory.seen
-        self.runner = WitnessRunner(self.memory)
+        self.runner = WitnessRunner(self.memory, ahead=ahead)
         super().__init__(
             self.runner,
             KVManager(WitnessPool(num_blocks, self.memory), PrefixCache(block_size, ROOT), self.memory, block_size),
@@ -136,18 +60,29 @@ class WitnessEngine(Engine):
         )
 
     def step(self) -> list[RequestOutput]:
-        """Counts preemptions too: what ran before the step and waits after it."""
+        """Counts preemptions, some of them with a token in flight, ends with one in flight, and waits for one."""
         running = list(self._scheduler.running)
+        flying = [sequence for sequence in running if sequence.rows_in_flight]
+        self.seen["waits"] += sum(sequence.num_ready_tokens == 0 for sequence in flying if not sequence.runs_ahead)
         outputs = super().step()
         self.seen["preemptions"] += sum(sequence.status is SequenceStatus.WAITING for sequence in running)
+        self.seen["preemptions in flight"] += sum(sequence.status is SequenceStatus.WAITING for sequence in flying)
+        over = [sequence for sequence in flying if sequence.status is SequenceStatus.FINISHED]
+        self.seen["ends in flight"] += sum(bool(sequence.rows_in_flight) for sequence in over)
         return outputs
 
     def check_integrity(self) -> None:
         """The engine's own check, and a look into the memory: blocks hold what those who share them believe."""
         super().check_integrity()
+        self._check_hashes()
+        self.seen["checks"] += 1
+        if not self._in_flight or self.seen["checks"] % 3 == 0:  # looking has the batch in flight computed
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        self.memory.compute()
         self._check_tables()
         self._check_tree()
-        self._check_hashes()
         assert all(map(self.memory.is_poisoned, self.kv.pool.free_block_ids())), "a free block was written to"
 
     def _check_tables(self) -> None:
@@ -184,29 +119,10 @@ class WitnessBlocks:
         return blocks[first_block : max(first_block, self._num_good)]
 
 
-@cache
-def planes_of(token: int, position: int, salt: int = ROOT) -> "array[int]":
-    """What one slot holds; different for every (token, position, plane, salt)."""
-    return array("q", [(salt % 2**62) ^ (token << 40 | position << 8 | plane) for plane in range(NUM_PLANES)])
-
-
 @lru_cache(maxsize=4096)
 def hashes_of(tokens: bytes, block_size: int) -> list[int]:
     """The chained hashes of whole blocks of tokens."""
     return hash_blocks(ROOT, tokens, block_size)
-
-
-def kv_of(tokens: Sequence[int]) -> "array[int]":
-    """What the slots of a sequence should hold."""
-    content = array("q")
-    for position, token in enumerate(tokens):
-        content += planes_of(token, position)
-    return content
-
-
-def next_token(kv: "array[int]", index: int = 0) -> int:
-    """The model: a hash of all it reads, another one for each completion of a request."""
-    return zlib.crc32(kv.tobytes(), index) % VOCAB_SIZE
 
 
 def expected_tokens(request: GenerationRequest, index: int = 0) -> list[int]:

@@ -1,29 +1,35 @@
 """The engine: requests in, tokens out, one step at a time. Runs in one thread, without Ray."""
 
-from collections.abc import Sequence as Items
-from typing import Protocol
+from collections import deque
+from itertools import count
+from typing import NamedTuple
 
 from radix.events import CacheEvent
 from workers.config import SchedulerConfig
 from workers.engine.integrity import check_integrity
 from workers.engine.kv_manager import KVManager
+from workers.engine.runner import LaunchedBatch, Runner
 from workers.engine.scheduler import ScheduledBatch, Scheduler
-from workers.engine.sequence import BlockSource, Sequence
+from workers.engine.sequence import BlockSource, Sequence, SequenceStatus
 from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
 
-class Runner(Protocol):
-    """What computes a step (`ModelRunner`)."""
+class BatchInFlight(NamedTuple):
+    """A batch, and what its tokens are collected from."""
 
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
-        """Compute the batch and return one token per item that samples, in order."""
+    batch: ScheduledBatch
+    launched: LaunchedBatch
 
 
 class Engine:
     """Continuous batching over paged KV with a prefix cache.
 
+    With a runner that runs ahead a step launches a batch before it collects the one before. The token that this one
+    draws stays with the runner, which feeds it to the next. Where it turns out to end its sequence, what the next batch
+    computes for that is dropped. The end at `max_tokens` is known beforehand, and nothing is computed beyond it.
+
     Args:
-        runner: computes the steps.
+        runner: computes the steps; decides which requests run ahead.
         kv: owns the blocks.
         config: limits of a step.
         root_hash: what block hashes are chained from (`radix.block_hash`).
@@ -54,10 +60,11 @@ class Engine:
         self.max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
         self._sequences: dict[str, list[Sequence]] = {}  # by request, those that are not over
+        self._in_flight: deque[BatchInFlight] = deque()  # between steps at most one
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute anything."""
+        """Whether anybody waits for tokens. A batch may be in flight all the same, for requests that are over."""
         return self._scheduler.has_work
 
     def add_request(self, request: GenerationRequest, *, hold: bool = False) -> Sequence:
@@ -74,6 +81,7 @@ class Engine:
             raise only_one(request)
         first = Sequence(request, self._root_hash, self._block_size)
         first.held = hold
+        first.runs_ahead = self._runner.runs_ahead(request.sampling)
         self._scheduler.add(first)
         forks = [first.fork(index) for index in range(1, request.sampling.n)]
         for fork in forks:
@@ -101,10 +109,18 @@ class Engine:
             self._scheduler.finish(sequence)
 
     def step(self) -> list[RequestOutput]:
-        """Schedule, run, post-process: every running sequence gains at most one token."""
+        """Schedule, launch, collect: every sequence gains at most one token.
+
+        A batch stays in flight until the next step where one of its sequences runs ahead.
+        """
         batch = self._scheduler.schedule()
-        tokens = self._runner.run(batch) if batch.items else []
-        return self._postprocess(batch, tokens)
+        if batch.items:
+            self._launch(batch)
+        num_left = 1 if any(item.sequence.runs_ahead for item in batch.items) else 0
+        outputs: list[RequestOutput] = []
+        while len(self._in_flight) > num_left:
+            outputs += self._collect(self._in_flight.popleft())
+        return outputs
 
     def release(self, request_id: str) -> None:
         """Take the blocks from a finished sequence that was held."""
@@ -122,21 +138,31 @@ class Engine:
 
     def check_integrity(self) -> None:
         """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
-        check_integrity(self.kv, self._scheduler, [s for completions in self._sequences.values() for s in completions])
+        sequences = [sequence for completions in self._sequences.values() for sequence in completions]
+        check_integrity(self.kv, self._scheduler, sequences, [flight.batch for flight in self._in_flight])
 
-    def _postprocess(self, batch: ScheduledBatch, tokens: Items[SampledToken]) -> list[RequestOutput]:
-        outputs = []
-        drawn = iter(tokens)
+    def _launch(self, batch: ScheduledBatch) -> None:
+        self._in_flight.append(BatchInFlight(batch, self._runner.launch(batch)))
+        rows = count()
         for item in batch.items:
             sequence = item.sequence
             sequence.num_computed_tokens += item.num_tokens
-            self.kv.commit(sequence)
             if item.samples:
-                outputs.append(self._append(sequence, next(drawn)))
+                sequence.rows_in_flight.append(next(rows))
+            self.kv.commit(sequence)
+
+    def _collect(self, flight: BatchInFlight) -> list[RequestOutput]:
+        sequences = [item.sequence for item in flight.batch.items if item.samples]
+        outputs = []
+        for sequence, token in zip(sequences, flight.launched.collect(), strict=True):
+            del sequence.rows_in_flight[:1]
+            if sequence.status is not SequenceStatus.FINISHED:  # else it ended while this was computed
+                outputs.append(self._append(sequence, token))
         return outputs
 
     def _append(self, sequence: Sequence, token: SampledToken) -> RequestOutput:
         sequence.append_token(token.token_id, self._eos_token_ids)
+        self.kv.commit(sequence)  # the batch in flight may have filled a block with this token
         if sequence.finish_reason is not None:
             self._scheduler.finish(sequence)
             if not sequence.held:

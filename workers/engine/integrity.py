@@ -9,6 +9,8 @@ PrefixCache's own      a node is pinned as often as leases lie on or below it, s
 check_lease            the committed part of a table is what its lease pins, block by block and token by token
 check_progress         the table has one entry per started block, a running sequence has a token left to compute, and
                        one that waits or is over has no blocks
+check_flight           a sequence waits for as many tokens as the batches in flight draw for it, one at most, at the
+                       places they draw them, and for none beyond its max_tokens
 check_queues           each live sequence stands in one queue, the one its status names, behind its parent
 
 That blocks hold the KV of their tokens, and free ones nothing that is read again, needs a look into the memory: see
@@ -17,13 +19,16 @@ all invariants with the check or test of each.
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Items
 
 from workers.engine.kv_manager import KVManager
-from workers.engine.scheduler import Scheduler
+from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import Sequence, SequenceStatus
 
 
-def check_integrity(kv: KVManager, scheduler: Scheduler, sequences: Iterable[Sequence]) -> None:
+def check_integrity(
+    kv: KVManager, scheduler: Scheduler, sequences: Iterable[Sequence], in_flight: Items[ScheduledBatch] = ()
+) -> None:
     """Raise AssertionError where one of the above does not hold for `sequences`, all that the engine knows."""
     sequences = list(sequences)
     check_blocks(kv, sequences)
@@ -31,6 +36,7 @@ def check_integrity(kv: KVManager, scheduler: Scheduler, sequences: Iterable[Seq
     for sequence in sequences:
         check_lease(kv, sequence)
         check_progress(kv, sequence)
+        check_flight(sequence, in_flight)
     check_queues(scheduler, sequences)
 
 
@@ -64,14 +70,24 @@ def check_progress(kv: KVManager, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.RUNNING or table or sequence.num_computed_tokens:
             raise AssertionError(f"{name(sequence)} has a table or computed tokens, but no lease, or runs without")
         return
-    longest = kv.num_blocks_for(len(sequence.token_ids))
+    longest = kv.num_blocks_for(sequence.num_tokens)
     shortest = kv.num_blocks_for(sequence.num_computed_tokens) if left == 1 else longest
-    if left < 1:
+    if left < (0 if sequence.status is SequenceStatus.FINISHED else 1):  # what is held may have computed its last one
         raise AssertionError(f"{name(sequence)} has no token left to compute, so none could be drawn")
     if not shortest <= table <= longest:
         raise AssertionError(f"{name(sequence)} has {table} blocks, not {shortest} to {longest}")
     if sequence.num_computed_tokens < sequence.num_committed_blocks * kv.block_size:
         raise AssertionError(f"{name(sequence)} committed blocks that it has not computed")
+
+
+def check_flight(sequence: Sequence, in_flight: Items[ScheduledBatch]) -> None:
+    """What a sequence takes to be in flight is what the batches in flight draw for it."""
+    draws = [[item.sequence for item in batch.items if item.samples] for batch in in_flight]
+    rows = [row for batch in draws for row, drawn in enumerate(batch) if drawn is sequence]
+    if sequence.rows_in_flight != rows or len(rows) > 1:
+        raise AssertionError(f"{name(sequence)} waits for tokens {sequence.rows_in_flight}, but {rows} are in flight")
+    if sequence.num_output_tokens > sequence.request.sampling.max_tokens:
+        raise AssertionError(f"{name(sequence)} draws a token beyond its max_tokens")
 
 
 def check_queues(scheduler: Scheduler, sequences: list[Sequence]) -> None:

@@ -82,8 +82,12 @@ class KVManager:
         return True
 
     def commit(self, sequence: Sequence) -> None:
-        """Offer the sequence's full, computed blocks to the prefix cache, and use its copy where it had them."""
-        first, last = sequence.num_committed_blocks, sequence.num_computed_tokens // self.block_size
+        """Offer the sequence's full, computed blocks to the prefix cache, and use its copy where it had them.
+
+        Only known tokens count, though the batch in flight may compute one more: a block is found by its tokens.
+        """
+        num_known = min(sequence.num_computed_tokens, len(sequence.token_ids))
+        first, last = sequence.num_committed_blocks, num_known // self.block_size
         if first == last or sequence.lease is None:
             return
         own = sequence.block_table[first:last]

@@ -4,10 +4,11 @@ import torch
 
 from workers.engine.attention_metadata import build_attention_metadata
 from workers.engine.kv_cache import KVCache
+from workers.engine.runner import ComputedBatch
 from workers.engine.sampler import sample
-from workers.engine.scheduler import ScheduledBatch
+from workers.engine.scheduler import ScheduledBatch, ScheduledSequence
 from workers.models.decoder import Decoder
-from workers.request import SampledToken
+from workers.request import SamplingParams
 
 
 class ModelRunner:
@@ -22,18 +23,25 @@ class ModelRunner:
         self._eos_token_ids = eos_token_ids
         self._device = kv_cache.tensor.device
 
-    def run(self, batch: ScheduledBatch) -> list[SampledToken]:
-        """Compute the batch's tokens and draw one token for each item that samples, in order."""
+    def runs_ahead(self, params: SamplingParams) -> bool:
+        """Never: a batch is computed when `launch` returns."""
+        return False
+
+    def launch(self, batch: ScheduledBatch) -> ComputedBatch:
+        """Compute the batch's tokens and draw one token for each item that samples."""
         logits = self.compute_logits(batch)
-        return sample(logits, [item.sequence for item in batch.items if item.samples], self._eos_token_ids)
+        sampling = [item.sequence for item in batch.items if item.samples]
+        return ComputedBatch(sample(logits, sampling, self._eos_token_ids))
 
     @torch.inference_mode()
     def compute_logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """float32 [sampling items, vocab]; the tokens' K and V are written to their blocks."""
         metadata = build_attention_metadata(batch, self._block_size, self._device)
-        token_ids: list[int] = []
-        for item in batch.items:
-            begin = item.sequence.num_computed_tokens
-            token_ids += item.sequence.token_ids[begin : begin + item.num_tokens]
+        token_ids = [token for item in batch.items for token in self.input_tokens(item)]
         tokens = torch.tensor(token_ids, dtype=torch.int64, device=self._device)
         return self._model.forward(tokens, metadata, self._kv_cache.tensor)
+
+    def input_tokens(self, item: ScheduledSequence) -> list[int]:
+        """The tokens of a sequence to compute."""
+        begin = item.sequence.num_computed_tokens
+        return item.sequence.token_ids[begin : begin + item.num_tokens]

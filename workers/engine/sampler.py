@@ -39,7 +39,7 @@ def sample_row(row: torch.Tensor, sequence: Sequence, eos_token_ids: frozenset[i
     if params.temperature == 0:
         token = int(adjusted.argmax())
     else:
-        token = draw(adjusted, params, uniform(choice_seed(params.seed, sequence.index), len(sequence.token_ids)))
+        token = draw(adjusted, params, uniform(choice_seed(params.seed, sequence.index), sequence.num_tokens))
     return SampledToken(token, None if params.logprobs is None else token_logprobs(row, token, params.logprobs))
 
 

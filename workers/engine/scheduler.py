@@ -16,11 +16,14 @@ class ScheduledSequence:
     Attributes:
         num_tokens: how many of its uncomputed tokens the step computes.
         samples: whether the step reaches its last token, so that a next one is drawn.
+        fed_from: None where the host knows the tokens. Else there is one token to compute, the last, and it is the one
+            that the batch launched before this one draws at this place among its tokens.
     """
 
     sequence: Sequence
     num_tokens: int
     samples: bool
+    fed_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Scheduler:
     When blocks run out the youngest running sequence is preempted: its blocks go, it waits at the head of the queue and
     is recomputed later. Age is a total order and the oldest always fits, so somebody always makes progress. A fork
     stands behind its parent and is not overtaken while it waits for the parent's prompt.
+
+    It may be asked for a batch while the one before is computed: what that one computes counts as done, and the token
+    it draws for a sequence as there. One that was preempted meanwhile comes back when all its tokens are known.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVManager) -> None:
@@ -69,7 +75,7 @@ class Scheduler:
         budget = self._config.max_num_batched_tokens
         preempted = False
         for sequence in list(self.running):
-            count = min(sequence.num_uncomputed_tokens, budget)
+            count = min(sequence.num_ready_tokens, budget)
             if count and sequence.status is SequenceStatus.RUNNING:
                 preempted |= self._make_room(sequence, count)
                 if sequence.status is SequenceStatus.RUNNING:
@@ -94,9 +100,10 @@ class Scheduler:
     def _admit_next(self) -> bool:
         if not self.waiting or len(self.running) >= self._config.max_num_seqs:
             return False
-        if self.waiting[0].waits_for_parent or not self._kv.admit(self.waiting[0]):
+        sequence = self.waiting[0]
+        if sequence.waits_for_parent or sequence.rows_in_flight or not self._kv.admit(sequence):
             return False
-        sequence = self.waiting.popleft()
+        self.waiting.popleft()
         sequence.status = SequenceStatus.RUNNING
         self.running.append(sequence)
         return True
@@ -118,4 +125,5 @@ class Scheduler:
 
 def scheduled(sequence: Sequence, num_tokens: int) -> ScheduledSequence:
     """Schedule the next `num_tokens` of a sequence."""
-    return ScheduledSequence(sequence, num_tokens, samples=num_tokens == sequence.num_uncomputed_tokens)
+    fed_from = sequence.rows_in_flight[-1] if sequence.rows_in_flight else None
+    return ScheduledSequence(sequence, num_tokens, num_tokens == sequence.num_uncomputed_tokens, fed_from)

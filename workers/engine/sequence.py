@@ -34,9 +34,11 @@ class Sequence:
 
     Attributes:
         index: which of the request's completions it is.
-        token_ids: prompt and output so far.
+        token_ids: prompt and output so far, as far as the host knows them.
+        rows_in_flight: for each token that a batch in flight draws for it, its place among the tokens of that batch.
+        runs_ahead: whether a token may be computed before the host knows it (`workers.engine.runner`).
         block_table: blocks that hold its KV; the first `num_committed_blocks` belong to the prefix cache.
-        num_computed_tokens: leading tokens whose KV is in the blocks.
+        num_computed_tokens: leading tokens whose KV is in the blocks once all that was launched is computed.
         num_cached_tokens: of the prompt, how many were found in a cache rather than computed for this request.
         imported: KV to take over at admission in place of a prefill.
         was_admitted: has had blocks before, and lost them if it has none.
@@ -50,6 +52,8 @@ class Sequence:
         self.index = index
         self.parent: Sequence | None = None
         self.token_ids = list(request.prompt_token_ids)
+        self.rows_in_flight: list[int] = []
+        self.runs_ahead = False
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.block_table: list[int] = []
@@ -68,6 +72,7 @@ class Sequence:
         """Another completion of the same request, which shares the prompt's KV once it is computed."""
         child = Sequence(self.request, self._root, self._block_size, index)
         child.parent = self
+        child.runs_ahead = self.runs_ahead
         child._block_hashes = list(self.block_hashes)
         return child
 
@@ -84,12 +89,27 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose KV is still to be computed; one, while decoding."""
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_ready_tokens(self) -> int:
+        """Uncomputed tokens that a batch may compute now.
+
+        None where the host must know the one in flight first, or where that is the last one the request may have.
+        """
+        if self.rows_in_flight and not (self.runs_ahead and self.num_output_tokens < self.request.sampling.max_tokens):
+            return 0
+        return self.num_uncomputed_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, those in flight included."""
+        return len(self.token_ids) + len(self.rows_in_flight)
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens generated so far."""
-        return len(self.token_ids) - len(self.request.prompt_token_ids)
+        """Tokens generated so far, those in flight included."""
+        return self.num_tokens - len(self.request.prompt_token_ids)
 
     @property
     def block_hashes(self) -> list[int]:
@@ -107,11 +127,11 @@ class Sequence:
     def append_token(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Take a generated token in, and finish where the model says so or the request has had its fill."""
         self.token_ids.append(token_id)
-        sampling = self.request.sampling
+        sampling, num_known = self.request.sampling, len(self.token_ids) - len(self.request.prompt_token_ids)
         ends = token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
-        if ends and self.num_output_tokens >= sampling.min_tokens:
+        if ends and num_known >= sampling.min_tokens:
             self.finish(FinishReason.STOP)
-        elif self.num_output_tokens >= sampling.max_tokens:
+        elif num_known >= sampling.max_tokens:
             self.finish(FinishReason.LENGTH)
 
     def finish(self, reason: FinishReason) -> None:
