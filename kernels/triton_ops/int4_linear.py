@@ -44,13 +44,13 @@ DEQUANTIZE_FP16 = tl.constexpr(DEQUANTIZE.format(plus="0x64006400", minus="0xe40
 
 @triton.jit
 def dequantize(
-    words: tl.tensor, zeros: tl.tensor, DTYPE: tl.constexpr, ASM: tl.constexpr
+    words: tl.tensor, zeros: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
     """(low nibble - zero, high nibble - zero) of uint8 tensors of one shape."""
     if not ASM:
-        low = ((words & 15).to(tl.float32) - zeros.to(tl.float32)).to(DTYPE)
-        high = ((words >> 4).to(tl.float32) - zeros.to(tl.float32)).to(DTYPE)
-    elif DTYPE == tl.bfloat16:
+        low = ((words & 15).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+        high = ((words >> 4).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+    elif dtype == tl.bfloat16:
         low, high = tl.inline_asm_elementwise(
             DEQUANTIZE_BF16, CONSTRAINTS, [words, zeros], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
         )

@@ -8,8 +8,8 @@ from kernels.linear import apply_prologue
 from kernels.triton_ops.dense_linear import dense_linear_fits, dense_linear_partials
 from kernels.triton_ops.int4_linear import int4_linear_partials
 from kernels.triton_ops.int4_weight import TritonInt4Weight, pack_for_triton, triton_int4_fits
-from kernels.triton_ops.sum_partials import sum_partials
 from kernels.triton_ops.row_checks import DTYPES
+from kernels.triton_ops.sum_partials import sum_partials
 
 
 def triton_linear_fits(weight: PackedInt4 | torch.Tensor, dtype: torch.dtype) -> bool:
