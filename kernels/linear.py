@@ -1,6 +1,7 @@
 """A linear layer with what stands around it fused in: norm or gate in front, bias and residual sum behind.
 
-`TorchLinear` is the reference; `kernels.cpu_ops.linear.CpuLinear` does the same in C++.
+`TorchLinear` is the reference; `kernels.cpu_ops.linear.CpuLinear` does the same in C++, on a GPU
+`kernels.triton_ops.linear.TritonLinear` in Triton.
 """
 
 import torch
@@ -89,10 +90,22 @@ def apply_prologue(x: torch.Tensor, fusion: Fusion) -> torch.Tensor:
 
 def linear(weight: PackedInt4 | torch.Tensor, fusion: Fusion, dtype: torch.dtype, *, strict: bool) -> FusedLinear:
     """The fastest implementation for this weight, on the device it lies on."""
+    if (on_gpu := triton_linear(weight, fusion, dtype)) is not None:
+        return on_gpu
     if dtype == torch.bfloat16 and cpu_linear_fits(weight):
         return CpuLinear(weight, fusion)
     held = prepare(weight, dtype, strict=strict) if isinstance(weight, PackedInt4) else weight
     return TorchLinear(held, fusion, dtype, strict=strict)
+
+
+def triton_linear(weight: PackedInt4 | torch.Tensor, fusion: Fusion, dtype: torch.dtype) -> FusedLinear | None:
+    """In Triton, or None where the weight does not lie on a GPU or does not fit. Its bits never depend on the batch."""
+    device = weight.nibbles.device if isinstance(weight, PackedInt4) else weight.device
+    if device.type != "cuda":
+        return None
+    from kernels.triton_ops.linear import TritonLinear, triton_linear_fits  # needs Triton, which a CPU has not
+
+    return TritonLinear(weight, fusion, dtype) if triton_linear_fits(weight, dtype) else None
 
 
 def int8_linear(weight: PackedInt4, fusion: Fusion, *, strict: bool) -> FusedLinear:
@@ -105,7 +118,9 @@ def int8_linear(weight: PackedInt4, fusion: Fusion, *, strict: bool) -> FusedLin
 
 def head(weight: torch.Tensor, fusion: Fusion, *, strict: bool) -> FusedLinear:
     """The layer that makes logits, in float32: rounded to bfloat16, neighbouring logits tie and the order of summation
-    decides the token. In C++ a bfloat16 weight is read as it is; torch needs it in float32 for that."""
+    decides the token. In Triton and C++ a bfloat16 weight is read as it is; torch needs it in float32 for that."""
+    if (on_gpu := triton_linear(weight, fusion, weight.dtype)) is not None:
+        return on_gpu
     if cpu_linear_fits(weight):
         return CpuLinear(weight, fusion)
     return TorchLinear(weight.float(), fusion, torch.float32, strict=strict)

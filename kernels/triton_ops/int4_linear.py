@@ -1,0 +1,223 @@
+"""x W^T for a packed int4 W, the weight on the left: W x^T on Hopper's warp-group products.
+
+The weight goes from shared memory to registers, is taken apart there, and is multiplied from there; x comes from shared
+memory. (q - zero) is exact in bfloat16 and float16; the scale is applied in float32 to each group's sum.
+
+Bits: a row's result depends on the row and on the weight alone, not on the rows beside it. Groups are added in order
+into `num_splits` float32 sums, which depends on the weight's shape only (linear_config.py); nothing is atomic. The one
+thing that varies with the number of rows is the instruction's width (m64n16k16 to m64n128k16).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.triton_ops.int4_weight import PADDED_TO, UNIT, TritonInt4Weight
+from kernels.triton_ops.linear_config import LinearConfig, int4_config
+from kernels.triton_ops.row_checks import check_rows
+
+# Four bytes hold eight weights: bytes 0 and 1 of one output, 2 and 3 of another; $5 has their zeros. A nibble n put
+# into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is subtracted: both are exact.
+DEQUANTIZE = """{{
+.reg .b32 first, second, first_zero, second_zero;
+prmt.b32 first, $4, 0, 0x4140;
+prmt.b32 second, $4, 0, 0x4342;
+prmt.b32 first_zero, $5, 0, 0x4140;
+prmt.b32 second_zero, $5, 0, 0x4342;
+or.b32 first_zero, first_zero, {minus};
+or.b32 second_zero, second_zero, {minus};
+lop3.b32 $0, first, 0x000f000f, {plus}, 0xea;
+lop3.b32 $1, second, 0x000f000f, {plus}, 0xea;
+shr.u32 first, first, 4;
+shr.u32 second, second, 4;
+lop3.b32 $2, first, 0x000f000f, {plus}, 0xea;
+lop3.b32 $3, second, 0x000f000f, {plus}, 0xea;
+add.rn.{kind} $0, $0, first_zero;
+add.rn.{kind} $1, $1, second_zero;
+add.rn.{kind} $2, $2, first_zero;
+add.rn.{kind} $3, $3, second_zero;
+}}"""
+CONSTRAINTS = tl.constexpr("=r,=r,=r,=r,r,r")
+DEQUANTIZE_BF16 = tl.constexpr(DEQUANTIZE.format(plus="0x43004300", minus="0xc300c300", kind="bf16x2"))
+DEQUANTIZE_FP16 = tl.constexpr(DEQUANTIZE.format(plus="0x64006400", minus="0xe400e400", kind="f16x2"))
+
+
+@triton.jit
+def dequantize(
+    words: tl.tensor, zeros: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """(low nibble - zero, high nibble - zero) of uint8 tensors of one shape."""
+    if not ASM:
+        low = ((words & 15).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+        high = ((words >> 4).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+    elif dtype == tl.bfloat16:
+        low, high = tl.inline_asm_elementwise(
+            DEQUANTIZE_BF16, CONSTRAINTS, [words, zeros], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+        )
+    else:
+        low, high = tl.inline_asm_elementwise(
+            DEQUANTIZE_FP16, CONSTRAINTS, [words, zeros], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
+        )
+    return low, high
+
+
+@triton.jit
+def add_group(
+    sums: tl.tensor,
+    packed: tl.tensor,
+    coefficient: tl.tensor,
+    x: tl.tensor,
+    TILES: tl.constexpr,
+    UNITS: tl.constexpr,
+    STEPS: tl.constexpr,
+    ASM: tl.constexpr,
+) -> tl.tensor:
+    """sums + scale * ((nibbles - zero) x) of one group of UNITS * STEPS * 16 inputs, x [inputs, ROWS]."""
+    zeros = (coefficient & 15).to(tl.uint8).reshape(TILES, 1, 4, 2, 8, 1, 1, 1).trans(0, 1, 2, 4, 5, 6, 3, 7)
+    zeros = tl.broadcast_to(zeros, (TILES, UNITS, 4, 8, 4, STEPS, 2, 2)).reshape(TILES, UNITS, 512 * STEPS)
+    low, high = dequantize(packed, zeros, x.dtype, ASM)
+    # (tile, unit, warp, g, c, j, h, p, nibble) to outputs (tile, warp, h, g) and inputs (unit, j, nibble, c, p).
+    weight = tl.join(low, high).reshape(TILES, UNITS, 4, 8, 4, STEPS, 2, 2, 2)
+    weight = weight.trans(0, 2, 6, 3, 1, 5, 8, 4, 7).reshape(64 * TILES, UNITS * STEPS * 16)
+    scale = (coefficient & -16).to(tl.float32, bitcast=True)
+    return sums + tl.dot(weight, x) * scale[:, None]
+
+
+@triton.jit
+def store_tile(
+    out: tl.tensor, tile: tl.tensor, rows: tl.tensor, outputs: tl.tensor, num_rows: int, num_outputs: int
+) -> None:
+    """Write a tile [outputs, rows] to out [num_rows, num_outputs], as far as it lies within."""
+    mask = (rows[None, :] < num_rows) & (outputs[:, None] < num_outputs)
+    tl.store(out + rows[None, :] * num_outputs + outputs[:, None], tile.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def int4_kernel(
+    x: tl.tensor,
+    words: tl.tensor,
+    coefficients: tl.tensor,
+    out: tl.tensor,
+    num_rows: int,
+    num_outputs: int,
+    num_padded: int,
+    num_inputs: int,
+    tile_stride: int,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    GATED: tl.constexpr,
+    EVICTION: tl.constexpr,
+    ASM: tl.constexpr,
+) -> None:
+    """Grid (rows / ROWS, tiles / TILES, SPLITS): TILES tiles of 64 outputs, `tile_stride` apart, times ROWS rows.
+
+    GATED: the two tiles are gate and up, and silu(gate) * up [num_rows, num_outputs] is what is written.
+    """
+    UNITS: tl.constexpr = GROUP // 64 if GROUP > 64 else 1
+    first_tile = tl.program_id(1) * (1 if GATED else TILES)
+    num_steps = num_inputs // (64 * UNITS)
+    begin, end = tl.program_id(2) * num_steps // SPLITS, (tl.program_id(2) + 1) * num_steps // SPLITS
+
+    first_row = (tl.program_id(0) * ROWS).to(tl.int64)
+    rows = tl.arange(0, ROWS)
+    live = rows[None, :] < num_rows - first_row
+    x_tile = x + first_row * num_inputs + rows[None, :] * num_inputs + tl.arange(0, GROUP)[:, None]
+    tiles = first_tile + tl.arange(0, TILES) * tile_stride
+    lane = tl.arange(0, 64 * TILES)
+    outputs = first_tile * 64 + lane // 64 * (tile_stride * 64) + lane % 64
+    word_tile = words + tiles[:, None, None].to(tl.int64) * (num_inputs * 32)
+    word_tile += tl.arange(0, UNITS)[None, :, None] * 2048 + tl.arange(0, 2048)[None, None, :]
+
+    sums = tl.zeros((64 * TILES, ROWS), tl.float32)
+    for step in range(begin, end):
+        packed = tl.load(word_tile + step * (UNITS * 2048), eviction_policy=EVICTION)
+        if GROUP >= 64:
+            columns = tl.load(x_tile + step * (UNITS * 64), mask=live, other=0.0)
+            coefficient = tl.load(coefficients + step * num_padded + outputs)
+            sums = add_group(sums, packed, coefficient, columns, TILES, UNITS, 4, ASM)
+        else:
+            # A thread's 16 bytes are its 8 of the unit's first group, then those of the second.
+            halves = packed.reshape(TILES, 1, 4, 8, 4, 2, 8).trans(0, 1, 2, 3, 4, 6, 5)
+            early, late = tl.split(halves)
+            columns = tl.load(x_tile + step * 64, mask=live, other=0.0)
+            coefficient = tl.load(coefficients + 2 * step * num_padded + outputs)
+            sums = add_group(sums, early.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
+            columns = tl.load(x_tile + step * 64 + 32, mask=live, other=0.0)
+            coefficient = tl.load(coefficients + (2 * step + 1) * num_padded + outputs)
+            sums = add_group(sums, late.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
+
+    out_tile = out + (tl.program_id(2).to(tl.int64) * num_rows + first_row) * num_outputs
+    if GATED:
+        gate, up = tl.split(sums.reshape(2, 64, ROWS).trans(1, 2, 0))
+        gated = gate / (1.0 + tl.exp(-gate)) * up
+        store_tile(out_tile, gated, rows, first_tile * 64 + tl.arange(0, 64), num_rows - first_row, num_outputs)
+    else:
+        store_tile(out_tile, sums, rows, outputs, num_rows - first_row, num_outputs)
+
+
+def int4_linear_partials(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Tensor:
+    """x W^T in ranges of inputs: float32 [splits, M, N], to be added in order.
+
+    Args:
+        x: bfloat16 or float16 [M, K], contiguous.
+        weight: [N, K].
+
+    Raises:
+        ValueError: the rows are not such.
+    """
+    check_rows(x, weight.num_inputs)
+    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x))
+    out = torch.empty(config.num_splits, len(x), weight.num_outputs, device=x.device)
+    launch(x, weight, out, config, tile_stride=1)
+    return out
+
+
+def int4_gate_up(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Tensor:
+    """silu(gate) * up [M, N / 2] in the dtype of x: gate is the first half of the outputs, up the second.
+
+    Args:
+        x: bfloat16 or float16 [M, K], contiguous.
+        weight: [N, K], N a multiple of 128.
+
+    Raises:
+        ValueError: the rows or the weight are not such.
+    """
+    check_rows(x, weight.num_inputs)
+    if weight.num_outputs % PADDED_TO:
+        raise ValueError(
+            f"gate and up of {weight.num_outputs} outputs cannot be fused: they must be a multiple of {PADDED_TO}; "
+            "use int4_linear_partials and multiply afterwards"
+        )
+    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x), gated=True)
+    out = torch.empty(len(x), weight.num_outputs // 2, dtype=x.dtype, device=x.device)
+    launch(x, weight, out, config, tile_stride=weight.num_outputs // PADDED_TO)
+    return out
+
+
+def launch(
+    x: torch.Tensor, weight: TritonInt4Weight, out: torch.Tensor, config: LinearConfig, *, tile_stride: int
+) -> None:
+    """Multiply into `out`: partial sums, or where the tiles are not neighbours silu(gate) * up."""
+    row_tiles = triton.cdiv(len(x), config.num_rows)
+    int4_kernel[(row_tiles, weight.num_padded // config.num_outputs, config.num_splits)](
+        x,
+        weight.words,
+        weight.coefficients,
+        out,
+        len(x),
+        out.shape[-1],
+        weight.num_padded,
+        weight.num_inputs,
+        tile_stride,
+        TILES=config.num_outputs // UNIT,
+        ROWS=config.num_rows,
+        GROUP=weight.group_size,
+        SPLITS=config.num_splits,
+        GATED=out.ndim == 2,
+        EVICTION="evict_first" if row_tiles == 1 else "",
+        ASM=not triton.knobs.runtime.interpret,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
