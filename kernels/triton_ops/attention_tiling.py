@@ -1,0 +1,50 @@
+"""Sizes of the attention kernels' tiles: a small static table, nothing is tuned at run time."""
+
+from dataclasses import dataclass
+
+SEGMENT = 512  # keys whose attention is merged in order; less waits more often for memory, more leaves processors idle
+
+
+@dataclass(frozen=True)
+class AttentionTiling:
+    """What the kernels are compiled for.
+
+    Attributes:
+        strict: bits of a position do not depend on which kernel computes it, nor with what else.
+        segment: keys of a segment.
+        tile: keys of one step of a loop.
+        segment_rows, segment_warps: query rows and warps of a program of `segment_attention`.
+        tile_rows, tile_warps: the same of `tile_attention`.
+        stages: tiles of K and V in flight or in use, one program's.
+        programs: programs of `segment_attention` that an H200 (132 processors) holds at once.
+    """
+
+    strict: bool
+    segment: int
+    tile: int
+    segment_rows: int
+    segment_warps: int
+    tile_rows: int
+    tile_warps: int
+    stages: int
+    programs: int
+
+
+def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
+    """The tiling for a head_dim up to 256.
+
+    Strict numerics multiply 64 rows at a time everywhere: with 16 the tensor cores' older instruction is taken (mma.sync
+    instead of wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them.
+    """
+    wide = head_dim > 128
+    return AttentionTiling(
+        strict=strict,
+        segment=SEGMENT,
+        tile=32 if wide else 64,
+        segment_rows=64 if strict else 16,
+        segment_warps=4,
+        tile_rows=64 if wide else 128,
+        tile_warps=4 if wide else 8,
+        stages=3,
+        programs=264 if strict else 396,
+    )

@@ -1,0 +1,156 @@
+"""What the programs of the attention kernels do in one step, decided on the host, which knows all lengths.
+
+Sequences with few new tokens (decode, or the end of a prompt whose beginning was cached) go to `segment_attention`, as
+many programs as there are segments; the others to `tile_attention`. In strict numerics both compute the same bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kernels.triton_ops.attention_tiling import AttentionTiling
+
+SHORT_ROWS = 64  # query rows of a KV head up to which a sequence goes to segment_attention
+NO_WINDOW = 1 << 30  # longer than any context
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Items of the kernels, int32; window of 1 << 30 for none.
+
+    Attributes:
+        segments: [items, 4], (sequence, first key, first query row, first row of the workspace).
+        merges: [tokens, 4], (token, first row of the workspace, rows from segment to segment, segments).
+        tiles: [items, 2], (sequence, first query row), the one that sees most keys first.
+    """
+
+    segments: npt.NDArray[np.int32]
+    merges: npt.NDArray[np.int32]
+    tiles: npt.NDArray[np.int32]
+
+
+def plan_attention(
+    query_lens: Sequence[int],
+    context_lens: Sequence[int],
+    group: int,
+    tiling: AttentionTiling,
+    window: int,
+    workspace_rows: int,
+) -> AttentionPlan:
+    """Divide one step's attention into items.
+
+    Args:
+        query_lens: per sequence, its new tokens, one after another in the batch.
+        context_lens: per sequence, tokens in its context, the new ones included; 0 for a row that only pads a batch,
+            whose attention is zeros.
+        group: query heads of a KV head.
+        tiling: of the kernels that are to do the items.
+        window: keys that a token sees, its own included; 0 for all.
+        workspace_rows: of the workspace; sequences that do not fit any more go to `tile_attention`.
+    """
+    queries, contexts = np.array(query_lens, np.int64), np.array(context_lens, np.int64)
+    rows = queries * group
+    first_keys = np.maximum(contexts - queries - (window or NO_WINDOW) + 1, 0) // tiling.segment * tiling.segment
+    segments = np.maximum(-(-(contexts - first_keys) // tiling.segment), 0)
+    needed = np.where(rows <= max(SHORT_ROWS, group), segments * rows, workspace_rows + 1)
+    short = in_turn_while_room(needed, workspace_rows)
+    starts = np.cumsum(queries) - queries
+    bases = np.cumsum(needed * short) - needed * short
+    return AttentionPlan(
+        segment_items(short, first_keys, segments, rows, bases, tiling),
+        merge_items(short, starts, queries, bases, rows, segments, group),
+        tile_items(~short, contexts - queries, rows, group, tiling.tile_rows),
+    )
+
+
+def in_turn_while_room(needed: Ints, room: int) -> npt.NDArray[np.bool_]:
+    """Which of the needs are met when each in turn takes what it needs if there is room for it."""
+    met = np.zeros(len(needed), np.bool_)
+    for index, need in enumerate(needed.tolist()):
+        if need <= room:
+            met[index] = True
+            room -= need
+    return met
+
+
+def count_within(counts: Ints) -> tuple[Ints, Ints]:
+    """For owners of `counts` things each, one after another: each thing's owner, and its number among the owner's."""
+    owners = np.repeat(np.arange(len(counts)), counts)
+    return owners, np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def segment_items(
+    short: npt.NDArray[np.bool_], first_keys: Ints, segments: Ints, rows: Ints, bases: Ints, tiling: AttentionTiling
+) -> npt.NDArray[np.int32]:
+    """`AttentionPlan.segments`."""
+    tiles = -(-rows // tiling.segment_rows)
+    owners, index = count_within(segments * tiles * short)
+    segment, first_rows = index // tiles[owners], index % tiles[owners] * tiling.segment_rows
+    keys = first_keys[owners] + segment * tiling.segment
+    return np.stack([owners, keys, first_rows, bases[owners] + segment * rows[owners] + first_rows], 1).astype(np.int32)
+
+
+def merge_items(
+    short: npt.NDArray[np.bool_], starts: Ints, queries: Ints, bases: Ints, rows: Ints, segments: Ints, group: int
+) -> npt.NDArray[np.int32]:
+    """`AttentionPlan.merges`."""
+    owners, token = count_within(queries * short)
+    columns = [starts[owners] + token, bases[owners] + token * group, rows[owners], segments[owners]]
+    return np.stack(columns, 1).astype(np.int32)
+
+
+def tile_items(
+    long: npt.NDArray[np.bool_], first_positions: Ints, rows: Ints, group: int, tile_rows: int
+) -> npt.NDArray[np.int32]:
+    """`AttentionPlan.tiles`."""
+    owners, tile = count_within(-(-rows // tile_rows) * long)
+    first_rows = tile * tile_rows
+    order = np.argsort(-(first_positions[owners] + first_rows // group), kind="stable")
+    return np.stack([owners, first_rows], 1)[order].astype(np.int32)
+
+
+class AttentionWork:
+    """A plan on the device, at addresses that stay the same from step to step.
+
+    Attributes:
+        window: keys that a token sees, as the kernels want it.
+        num_segments: int32 [1], how many of `segments` are items.
+        merges, tiles, segments: int32, as in `AttentionPlan`.
+    """
+
+    def __init__(self, num_merges: int, num_tiles: int, max_segments: int, window: int, device: torch.device) -> None:
+        """Make room for a step's items; nothing is to be done before `fill`.
+
+        A CUDA graph of n tokens, one of each sequence, has n merges, no tiles, and segments for the longest contexts.
+        """
+        self.window = window or NO_WINDOW
+        sizes = [4, 4 * num_merges, 2 * num_tiles, 4 * max_segments]
+        self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
+        count, merges, tiles, segments = self._buffer.split(sizes)
+        self.num_segments, self.merges = count[:1], merges.view(-1, 4)
+        self.tiles, self.segments = tiles.view(-1, 2), segments.view(-1, 4)
+
+    @classmethod
+    def of(cls, plan: AttentionPlan, window: int, device: torch.device) -> "AttentionWork":
+        """A step's work outside of CUDA graphs."""
+        work = cls(len(plan.merges), len(plan.tiles), len(plan.segments), window, device)
+        work.fill(plan)
+        return work
+
+    def fill(self, plan: AttentionPlan) -> None:
+        """Copy a plan to the device, in one copy.
+
+        Raises:
+            ValueError: there is no room for it.
+        """
+        wanted = len(plan.merges), len(plan.tiles), len(plan.segments)
+        room = len(self.merges), len(self.tiles), len(self.segments)
+        if wanted[:2] != room[:2] or wanted[2] > room[2]:
+            raise ValueError(f"a plan of {wanted} merges, tiles and segments does not fit work of {room}: make room for it")
+        count = np.array([len(plan.segments), 0, 0, 0], np.int32)
+        items = np.concatenate([count, plan.merges.ravel(), plan.tiles.ravel(), plan.segments.ravel()])
+        self._buffer[: len(items)].copy_(torch.from_numpy(items))
