@@ -13,11 +13,9 @@ QKV = (32 + 2 * 8) * 128
 
 def cases() -> list[KernelCase]:
     """One to a prefill chunk's worth of tokens; partial sums of two splits."""
-    return [
-        case
-        for tokens in (1, 64, 2048)
-        for case in (add_norm_case(tokens), rope_store_case(tokens), silu_mul_case(tokens))
-    ]
+    makers = (add_norm_case, rope_store_case, silu_mul_case)
+    by_token = [make(tokens) for make in makers for tokens in (1, 64, 2048)]
+    return [*by_token, copy_blocks_case(4), copy_blocks_case(128)]
 
 
 def add_norm_case(tokens: int) -> KernelCase:
@@ -105,3 +103,23 @@ def rope_store_case(tokens: int) -> KernelCase:
     return KernelCase(
         f"rope_store 32/8x128 T={tokens}", make, num_bytes, tokens * QKV * (SPLITS + 2), {"torch": make_torch}
     )
+
+
+def copy_blocks_case(num_ids: int) -> KernelCase:
+    """Blocks out of the cache of all layers, as for a hand-off of 16 tokens each."""
+    size = (32, 2, NUM_BLOCKS, BLOCK_SIZE, SHAPE.num_kv_heads, SHAPE.head_dim)
+
+    def make(device: torch.device) -> Launch:
+        from kernels.triton_ops.copy_blocks import gather_blocks
+
+        cache = torch.empty(size, dtype=torch.bfloat16, device=device)
+        ids = torch.randperm(NUM_BLOCKS, device=device)[:num_ids]
+        return lambda: gather_blocks(cache, ids)
+
+    def make_torch(device: torch.device) -> Launch:
+        cache = torch.empty(size, dtype=torch.bfloat16, device=device)
+        ids = torch.randperm(NUM_BLOCKS, device=device)[:num_ids]
+        return lambda: cache.index_select(2, ids).permute(2, 0, 1, 3, 4, 5).contiguous()
+
+    num_bytes = 2 * 2 * num_ids * 32 * 2 * BLOCK_SIZE * SHAPE.num_kv_heads * SHAPE.head_dim
+    return KernelCase(f"gather_blocks 32x8x128 n={num_ids}", make, num_bytes, 0, {"torch": make_torch})
