@@ -57,6 +57,12 @@ class Result:
             return "TIMED OUT"
         return "ok" if self.status == 0 else f"FAILED ({self.status})"
 
+    @property
+    def last_line(self) -> str:
+        """What it said at the end: pytest's counts, say."""
+        lines = [line for line in self.output.splitlines() if line.strip()]
+        return lines[-1][:80] if lines else ""
+
 
 def run_part(part: Part, limit_s: float) -> Result:
     """Run `python ARGUMENTS` from the repository's root and stop it, children and all, at its limit."""
@@ -137,6 +143,16 @@ def write_log(path: Path, results: Sequence[Result]) -> None:
     path.write_text("".join(f"==== {r.part.name}: {r.verdict}\n{r.output}\n" for r in results), "utf-8")
 
 
+def entry(result: Result) -> dict[str, str]:
+    """A line of the table."""
+    return {
+        "part": result.part.name,
+        "result": result.verdict,
+        "seconds": f"{result.seconds:.0f}",
+        "last line": result.last_line,
+    }
+
+
 def main() -> int:
     """Parse the command line, run, and print the tables; the exit status is 1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +164,7 @@ def main() -> int:
     for name in ("kernels.json", "engine.json"):
         (out / name).unlink(missing_ok=True)  # figures of an earlier run must not stand in for a part that hangs
     results = run_all(out, options.budget)
-    print_table([{"part": r.part.name, "result": r.verdict, "seconds": f"{r.seconds:.0f}"} for r in results])
+    print_table([entry(result) for result in results])
     print()
     print_table(summary([*read_rows(out / "kernels.json"), *read_rows(out / "engine.json")]))
     return int(any(result.status != 0 for result in results))

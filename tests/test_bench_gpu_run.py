@@ -42,6 +42,7 @@ def test_a_part_that_ends_tells_its_status_and_output() -> None:
     assert (good.status, good.output, good.verdict) == (0, "figures\n", "ok")
     bad = run_part(code("bad", "import sys; print('half', flush=True); sys.exit('no')"), 30)
     assert (bad.status, bad.output, bad.verdict) == (1, "half\nno\n", "FAILED (1)")
+    assert (good.last_line, bad.last_line) == ("figures", "no")
 
 
 def test_a_part_that_hangs_is_stopped_with_its_children_and_its_output_is_kept() -> None:
