@@ -1,11 +1,12 @@
-# Every target installs what it needs. PYTHON must be 3.11 or newer.
+# Every target but gpu installs what it needs. PYTHON must be 3.11 or newer.
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
+GPU_OUT ?= bench/results/h200
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install serve test test-long lint bench clean
+.PHONY: install serve test test-long lint bench gpu clean
 
 install: $(VENV)/installed
 
@@ -37,6 +38,9 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.evict
 	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token
+
+gpu:  ## tests and figures of the kernels on a GPU, in eight minutes, into $(GPU_OUT); installs nothing (docs/performance.md)
+	$(PYTHON) -m bench.gpu_run --out $(GPU_OUT)
 
 clean:
 	rm -rf $(VENV) *.egg-info build

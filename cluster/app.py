@@ -1,15 +1,17 @@
 """The whole Serve graph on one page: ingress -> prefill pool -> decode pool."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from cluster.config import ClusterConfig, PoolSection, parse_config
+from cluster.config import ClusterConfig, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
 from cluster.ingress import IngressReplica
+from cluster.placement import Placement, cluster_gpus, place
 from cluster.request_router import RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
@@ -21,10 +23,11 @@ from workers.weights.model_dir import resolve_model_dir
 ROUTING_STATS_PERIOD_S = 1.0
 
 
-def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Application:
+def build_app(config: ClusterConfig, gpus: float, events_host: str | None = None) -> serve.Application:
     """Bind the deployments.
 
     Args:
+        gpus: how many the Ray cluster has (`cluster.placement.cluster_gpus`).
         events_host: address that workers publish cache events on; None for each node's own.
 
     Raises:
@@ -36,17 +39,18 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
     root = root_hash(kv_namespace(model_dir, engine.weights, block_size), secret)
-    worker = WorkerSettings(config.model, engine, secret, token, events_host)
+    settings = WorkerSettings(config.model, engine, secret, token, events_host)
     routing = {"root": root, "block_size": block_size, "token": token}
-    prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
-    decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
-    longest = max_sequence_len(spec, engine)
+    at_prefill, at_decode = (place(config, pool, gpus) for pool in config.pools.both)
+    prefill = bind_pool(PrefillReplica, "prefill", at_prefill, PREFILL_SCORING, routing, settings)
+    decode = bind_pool(DecodeReplica, "decode", at_decode, DECODE_SCORING, routing, settings)
+    longest = min(max_sequence_len(spec, at.engine) for at in (at_prefill, at_decode))
     front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, root, block_size)
     return bind_ingress(config, front, prefill, decode)
 
 
 def bind_pool(
-    replica: type, name: str, pool: PoolSection, scoring: Scoring, routing: dict[str, Any], worker: WorkerSettings
+    replica: type, name: str, at: Placement, scoring: Scoring, routing: dict[str, Any], settings: WorkerSettings
 ) -> serve.Application:
     """A pool of workers, routed to by our router."""
     router = RequestRouterConfig(
@@ -57,12 +61,12 @@ def bind_pool(
     deployment = serve.deployment(
         replica,
         name=name,
-        num_replicas=pool.replicas,
-        max_ongoing_requests=pool.max_ongoing_requests,
-        ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+        num_replicas=at.pool.replicas,
+        max_ongoing_requests=at.pool.max_ongoing_requests,
+        ray_actor_options={"num_cpus": at.pool.num_cpus, "num_gpus": at.num_gpus},
         request_router_config=router,
     )
-    return deployment.bind(worker)
+    return deployment.bind(replace(settings, engine=at.engine))
 
 
 def bind_ingress(
@@ -82,4 +86,4 @@ def bind_ingress(
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:
     """The same for a Serve config file: `import_path: cluster.app:build_app_from_args`, the configuration as `args`."""
-    return build_app(parse_config(args))
+    return build_app(parse_config(args), cluster_gpus())

@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.weights.model_dir import TINY_MODEL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def whole_above_one(num_gpus: float) -> float:
+    """Ray gives out parts of one GPU, or whole ones."""
+    if num_gpus > 1 and num_gpus != int(num_gpus):
+        raise ValueError("above 1 it must be a whole number")
+    return num_gpus
+
+
+GpuCount = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(whole_above_one)]
 
 
 class ConfigError(ValueError):
@@ -37,23 +47,29 @@ class HttpSection(Section):
 
 
 class EngineSection(Section):
-    """Every worker's engine; see `workers.config`."""
+    """Every worker's engine; see `workers.config`. Which device "auto" is, and a worker's part of a GPU, depend on the
+    cluster (`cluster/placement.py`)."""
 
     quantization: Literal["int4", "none"] = "int4"
     group_size: Count = WeightConfig.group_size
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     activations: Literal["dtype", "int8"] = "dtype"
     numerics: Literal["strict", "fast"] = "strict"
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     block_size: Count = CacheConfig.block_size
-    kv_cache_mib: Count = 512
+    kv_cache_mib: Count | None = None
+    gpu_memory_utilization: float | None = None
     max_num_seqs: Count = SchedulerConfig.max_num_seqs
     max_num_batched_tokens: Count = SchedulerConfig.max_num_batched_tokens
 
     def engine_config(self) -> EngineConfig:
         """The same for `workers`. Raises ValueError where values contradict each other."""
+        memory_bytes = None if self.kv_cache_mib is None else self.kv_cache_mib * 2**20
+        share = self.gpu_memory_utilization
         return EngineConfig(
-            cache=CacheConfig(self.block_size, self.kv_cache_mib * 2**20),
+            cache=CacheConfig(
+                self.block_size, memory_bytes, CacheConfig.gpu_memory_utilization if share is None else share
+            ),
             scheduler=SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
             weights=WeightConfig(
                 quantization=self.quantization,
@@ -71,7 +87,7 @@ class PoolSection(Section):
 
     replicas: Count = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    num_gpus: GpuCount | None = None
     max_ongoing_requests: Count = 64
 
 
@@ -80,6 +96,11 @@ class PoolsSection(Section):
 
     prefill: PoolSection = PoolSection()
     decode: PoolSection = PoolSection()
+
+    @property
+    def both(self) -> tuple[PoolSection, PoolSection]:
+        """Prefill, then decode."""
+        return self.prefill, self.decode
 
 
 class IngressSection(Section):
@@ -111,11 +132,26 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
     try:
         config = ClusterConfig.model_validate(values)
         config.engine.engine_config()
+        check_devices(config)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(item) for item in error.errors())) from error
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"engine: {error}") from error
     return config
+
+
+def check_devices(config: ClusterConfig) -> None:
+    """Raise ConfigError where a pool's num_gpus contradicts the device."""
+    device = config.engine.device
+    for name, pool in (("prefill", config.pools.prefill), ("decode", config.pools.decode)):
+        if pool.num_gpus is None:
+            continue
+        if device == "cpu" and pool.num_gpus > 0:
+            raise ConfigError(f"pools.{name}.num_gpus is {pool.num_gpus:g}, but engine.device is cpu; drop one of them")
+        if device == "cuda" and pool.num_gpus == 0:
+            raise ConfigError(f"pools.{name}.num_gpus is 0, but engine.device is cuda; take auto to mix CPUs and GPUs")
 
 
 def load_config(path: Path) -> ClusterConfig:

@@ -16,6 +16,9 @@ from ray import serve
 
 from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError, DeployError
+from cluster.placement import check_enough_gpus, cluster_gpus
+from workers.models.spec import read_model_spec
+from workers.weights.model_dir import resolve_model_dir
 
 APP_NAME = "raydix"
 LOGGING = {"log_level": "WARNING"}  # the terminal is for progress and trouble; Ray keeps full logs in its directory
@@ -29,7 +32,7 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
     """Start Ray and Serve, deploy, print how to use it, wait for Ctrl-C or SIGTERM, and end every process started.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the pools ask for GPUs that are not there.
         ModelError: the model cannot be served.
         DeployError: a replica cannot start.
     """
@@ -49,10 +52,13 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
     """A Ray cluster that serves `config` for as long as the context lasts."""
     say("starting Ray")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    app = build_app(config, events_host=LOOPBACK)
+    read_model_spec(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts
     try:
         with interrupts_deferred():  # Ray's agents outlive an interrupted ray.init by a minute
             start_ray(config)
+        gpus = cluster_gpus()
+        check_enough_gpus(config, gpus)
+        app = build_app(config, gpus, events_host=LOOPBACK)
         say("starting Serve")
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)

@@ -63,5 +63,6 @@ def load_engine(settings: WorkerSettings) -> BuiltEngine:
     """
     torch.set_num_threads(os.cpu_count() or 1)
     built = build_engine(resolve_model_dir(settings.model), settings.engine, settings.secret)
-    logger.info("model loaded: %s", built.layout_id)
+    tensor = built.kv_cache.tensor
+    logger.info("model loaded on %s, KV pool of %d MiB: %s", tensor.device, tensor.nbytes >> 20, built.layout_id)
     return built

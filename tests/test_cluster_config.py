@@ -26,6 +26,18 @@ def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
     assert config.engine.engine_config().cache.memory_bytes == 64 * 2**20
 
 
+def test_what_depends_on_the_cluster_is_left_open() -> None:
+    config = parse_config({})
+    assert (config.pools.decode.num_gpus, config.engine.gpu_memory_utilization) == (None, None)
+    cache = config.engine.engine_config().cache
+    assert (cache.memory_bytes, cache.gpu_memory_utilization) == (None, 0.9)
+
+
+def test_whole_gpus_and_parts_of_one_can_be_asked_for() -> None:
+    for num_gpus in (0.0, 0.5, 1, 2.0):
+        assert parse_config({"pools": {"decode": {"num_gpus": num_gpus}}}).pools.decode.num_gpus == num_gpus
+
+
 def test_a_model_given_as_a_directory_of_no_name_is_called_by_its_own() -> None:
     assert parse_config({"model": "."}).model_name == Path.cwd().name
     assert parse_config({"model": "models/tiny/"}).model_name == "tiny"
@@ -47,6 +59,19 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ({"engine": {"dtype": "fp8"}}, "engine.dtype"),
         ({"engine": {"max_num_seqs": 64, "max_num_batched_tokens": 8}}, "max_num_seqs 64"),
         ({"pools": {"prefill": {"replicas": 0}}}, "pools.prefill.replicas"),
+        ({"pools": {"prefill": {"num_gpus": -0.5}}}, "pools.prefill.num_gpus: .* greater than or equal to 0, not -0.5"),
+        ({"pools": {"decode": {"num_gpus": 1.5}}}, "pools.decode.num_gpus: .* must be a whole number, not 1.5"),
+        ({"pools": {"decode": {"num_gpus": float("inf")}}}, "pools.decode.num_gpus: .* finite number"),
+        ({"engine": {"device": "cuda:1"}}, "engine.device: .* 'cuda', not 'cuda:1'"),
+        ({"engine": {"gpu_memory_utilization": 1.5}}, "engine: gpu_memory_utilization is 1.5; it must be"),
+        (
+            {"engine": {"device": "cpu"}, "pools": {"decode": {"num_gpus": 1.0}}},
+            "^pools.decode.num_gpus is 1, but engine.device is cpu",
+        ),
+        (
+            {"engine": {"device": "cuda"}, "pools": {"prefill": {"num_gpus": 0.0}}},
+            "^pools.prefill.num_gpus is 0, but engine.device is cuda",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], named: str) -> None:

@@ -13,14 +13,24 @@ def test_a_block_holds_at_least_one_token() -> None:
 
 
 def test_the_pool_has_as_many_blocks_as_fit() -> None:
-    config = CacheConfig(block_size=4, memory_bytes=1000)
-    assert config.num_blocks(bytes_per_token=10) == 25
-    assert config.num_blocks(bytes_per_token=11) == 22
+    config = CacheConfig(block_size=4)
+    assert config.num_blocks(pool_bytes=1000, bytes_per_token=10) == 25
+    assert config.num_blocks(pool_bytes=1000, bytes_per_token=11) == 22
 
 
 def test_a_pool_without_a_single_block_is_refused() -> None:
     with pytest.raises(ValueError, match=r"pool of 63 bytes holds no block of 4 tokens at 16 bytes each"):
-        CacheConfig(block_size=4, memory_bytes=63).num_blocks(bytes_per_token=16)
+        CacheConfig(block_size=4).num_blocks(pool_bytes=63, bytes_per_token=16)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_a_share_of_the_gpu_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match=f"gpu_memory_utilization is {share}; it must be above 0 and at most 1"):
+        CacheConfig(gpu_memory_utilization=share)
+
+
+def test_a_whole_gpu_may_be_taken() -> None:
+    assert CacheConfig(gpu_memory_utilization=1.0).gpu_memory_utilization == 1
 
 
 @pytest.mark.parametrize(("seqs", "tokens"), [(0, 10), (-1, 10), (11, 10), (1, 0)])
@@ -58,6 +68,6 @@ def test_options_by_name_find_their_part() -> None:
 
 def test_an_unknown_option_is_named_with_those_there_are() -> None:
     with pytest.raises(
-        TypeError, match="no such engine option: gpu, swap; there are block_size, memory_bytes, max_num"
+        TypeError, match="no such engine option: gpu, swap; there are block_size, memory_bytes, gpu_mem"
     ):
         engine_config(block_size=8, swap=1, gpu=2)

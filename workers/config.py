@@ -10,22 +10,30 @@ class CacheConfig:
 
     Attributes:
         block_size: tokens per block.
-        memory_bytes: size of one worker's KV pool; taken from the system as it fills.
+        memory_bytes: size of one worker's KV pool. None for 512 MiB on a CPU, which are taken from the system as they
+            fill, and on a GPU for what is left of the worker's share (`workers/engine/pool_memory.py`).
+        gpu_memory_utilization: the share of a GPU's whole memory that one worker may take, weights, KV and buffers
+            together; where several share a GPU, each has its own.
     """
 
     block_size: int = 16
-    memory_bytes: int = 512 * 2**20
+    memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 and at most 1"
+            )
 
-    def num_blocks(self, bytes_per_token: int) -> int:
-        """Blocks that fit. Raises ValueError where not even one does."""
-        count = self.memory_bytes // (bytes_per_token * self.block_size)
+    def num_blocks(self, pool_bytes: int, bytes_per_token: int) -> int:
+        """Blocks that fit a pool. Raises ValueError where not even one does."""
+        count = pool_bytes // (bytes_per_token * self.block_size)
         if count < 1:
             raise ValueError(
-                f"a KV pool of {self.memory_bytes} bytes holds no block of {self.block_size} tokens at "
+                f"a KV pool of {pool_bytes} bytes holds no block of {self.block_size} tokens at "
                 f"{bytes_per_token} bytes each; give it more memory"
             )
         return count

@@ -28,8 +28,9 @@ class LLM:
 
     Args:
         model: a model directory or a Hugging Face Hub id.
-        options: of the engine, by the names in `workers.config`: block_size, memory_bytes, max_num_seqs,
-            max_num_batched_tokens, quantization, group_size, dtype, numerics, device.
+        options: of the engine, by the names in `workers.config`: block_size, memory_bytes,
+            gpu_memory_utilization, max_num_seqs, max_num_batched_tokens, quantization, group_size, dtype, activations,
+            numerics, device.
 
     Raises:
         ModelError: the directory holds no model that can be served.

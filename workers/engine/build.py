@@ -14,7 +14,8 @@ from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
 from workers.engine.kv_manager import KVManager
 from workers.engine.model_runner import ModelRunner
-from workers.models.decoder import Decoder
+from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
+from workers.models.decoder import Decoder, DecoderWeights
 from workers.models.spec import ModelSpec, read_model_spec
 from workers.weights.checkpoint import Checkpoint
 from workers.weights.loader import WeightLoader
@@ -48,18 +49,27 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     spec = read_model_spec(model_dir)
     device = pick_device(config.weights.device)
     weights = WeightLoader(Checkpoint(model_dir), spec, config.weights, device).load()
+    namespace = namespace or kv_namespace(model_dir, config.weights, config.cache.block_size)
+    return assemble_engine(spec, weights, config, namespace, secret)
+
+
+def assemble_engine(
+    spec: ModelSpec, weights: DecoderWeights, config: EngineConfig, namespace: str, secret: bytes = b""
+) -> BuiltEngine:
+    """Make an engine on the device that the weights lie on; the rest is as in `build_engine`.
+
+    Raises:
+        ModelError: the weights leave no memory for a KV pool.
+    """
     block_size = config.cache.block_size
-    dtype: torch.dtype = getattr(torch, config.weights.dtype)
-    num_blocks = config.cache.num_blocks(kv_bytes_per_token(spec, dtype))
-    kv_cache = KVCache(spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim, dtype, device)
-    namespace = namespace or kv_namespace(model_dir, config.weights, block_size)
+    kv_cache = make_kv_cache(spec, config, weights.embed_tokens.device)
+    max_len = min(spec.max_model_len, kv_cache.num_blocks * block_size)
     root = root_hash(namespace, secret)
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
-    max_len = max_sequence_len(spec, config)
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
         ModelRunner(model, kv_cache, block_size, eos_token_ids),
-        KVManager(BlockPool(num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
+        KVManager(BlockPool(kv_cache.num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
         config.scheduler,
         root_hash=root,
         block_size=block_size,
@@ -67,7 +77,16 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
         max_model_len=max_len,
         eos_token_ids=eos_token_ids,
     )
-    return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, device))
+    return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, kv_cache.tensor.device))
+
+
+def make_kv_cache(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVCache:
+    """The memory for KV. On a GPU its size depends on what is free: the weights must be there already."""
+    dtype: torch.dtype = getattr(torch, config.weights.dtype)
+    pool_bytes = kv_pool_bytes(spec, config, device)
+    num_blocks = config.cache.num_blocks(pool_bytes, kv_bytes_per_token(spec, dtype))
+    block_size = config.cache.block_size
+    return KVCache(spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim, dtype, device)
 
 
 def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
@@ -91,10 +110,16 @@ def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
 
 
 def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
-    """Tokens one request may have in all: the model's context, or what the KV pool holds where that is less."""
+    """Tokens one request may have in all: the model's context, or what the KV pool holds where that is less.
+
+    A pool of what a GPU has left is known when the model is there; its worker refuses what does not fit it.
+    """
+    pool_bytes = known_pool_bytes(config.cache, pick_device(config.weights.device))
+    if pool_bytes is None:
+        return spec.max_model_len
     dtype: torch.dtype = getattr(torch, config.weights.dtype)
-    pool_tokens = config.cache.num_blocks(kv_bytes_per_token(spec, dtype)) * config.cache.block_size
-    return min(spec.max_model_len, pool_tokens)
+    num_blocks = config.cache.num_blocks(pool_bytes, kv_bytes_per_token(spec, dtype))
+    return min(spec.max_model_len, num_blocks * config.cache.block_size)
 
 
 def pick_device(device: str) -> torch.device:

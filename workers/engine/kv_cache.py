@@ -22,6 +22,11 @@ class KVCache:
         self.tensor = torch.zeros(shape, dtype=dtype, device=device)
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks of the pool."""
+        return self.tensor.shape[2]
+
+    @property
     def block_shape(self) -> tuple[int, ...]:
         """Shape of one block as it is handed off: [layers, 2, block_size, kv_heads, head_dim]."""
         layers, two, _, *rest = self.tensor.shape

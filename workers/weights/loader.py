@@ -1,6 +1,7 @@
 """From a checkpoint to the weights of a model: shards stacked, matrices packed to int4 one at a time."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -12,7 +13,6 @@ from kernels.linear import head, int8_linear, linear
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, ModelSpec
-from workers.weights.checkpoint import Checkpoint
 from workers.weights.packed_modules import shards_of
 
 COMPUTED = ".rotary_emb.inv_freq"  # a buffer in old Llama checkpoints; computed from config.json since
@@ -26,10 +26,21 @@ class Module:
     num_outputs: tuple[int, ...]
 
 
+class TensorSource(Protocol):
+    """Where tensors come from (`Checkpoint`)."""
+
+    @property
+    def names(self) -> set[str]:
+        """Those that must all be used, and no others where a tensor is optional."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """One tensor of floats, on any device. Raises ModelError where there is none of this shape."""
+
+
 class WeightLoader:
     """Reads every tensor that the model's family has exactly once, and refuses a checkpoint that has others besides."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, config: WeightConfig, device: torch.device) -> None:
+    def __init__(self, checkpoint: TensorSource, spec: ModelSpec, config: WeightConfig, device: torch.device) -> None:
         self._checkpoint = checkpoint
         self._spec = spec
         self._config = config
