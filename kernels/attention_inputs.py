@@ -1,9 +1,13 @@
 """What attention is told about a model and about a step, whoever computes it."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from kernels.triton_ops.attention_work import AttentionWork
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class StepTensors:
         block_tables: int32 [sequences, blocks], padded with any block ids.
         query_starts: int32 [sequences + 1], the first token of each sequence.
         context_lens: int32 [sequences], tokens in all, those of this step included.
+        works: the attention of this step, planned, by the window of the layers; for the Triton kernels only.
     """
 
     positions: torch.Tensor
@@ -39,6 +44,7 @@ class StepTensors:
     block_tables: torch.Tensor
     query_starts: torch.Tensor
     context_lens: torch.Tensor
+    works: Mapping[int, "AttentionWork"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

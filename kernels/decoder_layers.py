@@ -1,10 +1,11 @@
 """All layers of a decoder for one step: from embeddings to hidden states, reading and writing paged KV.
 
-`ReferenceLayers` says what happens; `kernels.cpu_ops.layers.CpuLayers` does the same in one call to C++.
+`ReferenceLayers` says what happens; `kernels.cpu_ops.layers.CpuLayers` does the same in one call to C++, and
+`kernels.triton_ops.layers.TritonLayers` in some launches that wait for nothing.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -13,9 +14,16 @@ from kernels.attention_step import attention_step
 from kernels.cpu_ops.layers import CpuLayers, cpu_layers_fit
 from kernels.layer_weights import LayerWeights
 
+if TYPE_CHECKING:
+    from kernels.triton_ops.attention_planner import AttentionPlanner
+
 
 class DecoderLayers(Protocol):
     """The layers of one model."""
+
+    @property
+    def planner(self) -> "AttentionPlanner | None":
+        """Makes the `works` that the layers want with every step; None where they want none."""
 
     def __call__(self, hidden: torch.Tensor, step: StepTensors, kv_cache: torch.Tensor) -> torch.Tensor:
         """Run a step.
@@ -32,6 +40,8 @@ class DecoderLayers(Protocol):
 
 class ReferenceLayers:
     """Layer by layer, each operation by the fastest implementation there is for it."""
+
+    planner = None
 
     def __init__(
         self, shape: AttentionShape, rope: RopeTables, layers: Sequence[LayerWeights], *, strict: bool
@@ -54,6 +64,11 @@ def decoder_layers(
     shape: AttentionShape, rope: RopeTables, layers: Sequence[LayerWeights], dtype: torch.dtype, *, strict: bool
 ) -> DecoderLayers:
     """The fastest implementation for these weights and a KV cache of `dtype`, on the device they lie on."""
+    if rope.cos.device.type == "cuda":
+        from kernels.triton_ops.layers import TritonLayers, triton_layers_fit  # needs Triton, which a CPU has not
+
+        if triton_layers_fit(shape, layers, dtype):
+            return TritonLayers(shape, rope, layers, dtype, strict=strict)
     if cpu_layers_fit(shape, layers, dtype, rope.cos.device):
         return CpuLayers(shape, rope, layers)
     return ReferenceLayers(shape, rope, layers, strict=strict)

@@ -55,7 +55,9 @@ def make_sequences(
 def new_tokens(sequences: Sequences, lens: Lens) -> torch.Tensor:
     """Q of the newest tokens of contexts `lens`; random for sequences of no context, which only pad a batch."""
     parts = zip(sequences.q, lens, strict=True)
-    return torch.cat([q[context - new : context] if context else torch.ones_like(q[:new]) for q, (new, context) in parts])
+    return torch.cat(
+        [q[context - new : context] if context else torch.ones_like(q[:new]) for q, (new, context) in parts]
+    )
 
 
 def step_tensors(sequences: Sequences, lens: Lens) -> StepTensors:

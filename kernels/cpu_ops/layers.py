@@ -81,6 +81,8 @@ class LayerSizes(NamedTuple):
 class CpuLayers:
     """The layers of one model (`kernels.decoder_layers.DecoderLayers`); float32 hidden states, bfloat16 cache."""
 
+    planner = None
+
     def __init__(self, shape: AttentionShape, rope: RopeTables, layers: Sequence[LayerWeights]) -> None:
         """Raises ValueError for layers that do not fit each other, and tables that C++ would misread."""
         library = load_library()

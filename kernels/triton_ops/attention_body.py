@@ -15,7 +15,15 @@ import triton.language as tl
 
 
 @triton.jit
-def query_rows(first_row: int, query_len: int, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, TOKEN_STRIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: E501
+def query_rows(
+    first_row: int,
+    query_len: int,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    DIMS: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # noqa: E501
     """Where the rows from `first_row` on lie in Q, from the first one's token on.
 
     Returns offsets int32 [ROWS, DIMS], and which of them exist.

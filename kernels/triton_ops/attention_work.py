@@ -141,16 +141,28 @@ class AttentionWork:
         work.fill(plan)
         return work
 
+    def fits(self, plan: AttentionPlan) -> bool:
+        """Whether there is room for a plan."""
+        wanted = len(plan.merges), len(plan.tiles), len(plan.segments)
+        room = len(self.merges), len(self.tiles), len(self.segments)
+        return wanted[:2] == room[:2] and wanted[2] <= room[2]
+
     def fill(self, plan: AttentionPlan) -> None:
         """Copy a plan to the device, in one copy.
 
         Raises:
             ValueError: there is no room for it.
         """
-        wanted = len(plan.merges), len(plan.tiles), len(plan.segments)
-        room = len(self.merges), len(self.tiles), len(self.segments)
-        if wanted[:2] != room[:2] or wanted[2] > room[2]:
-            raise ValueError(f"a plan of {wanted} merges, tiles and segments does not fit work of {room}: make room for it")
+        if not self.fits(plan):
+            raise ValueError(
+                f"a plan of {len(plan.merges)} merges, {len(plan.tiles)} tiles and {len(plan.segments)} segments does "
+                f"not fit work for {len(self.merges)}, {len(self.tiles)} and {len(self.segments)}: make room for it"
+            )
         count = np.array([len(plan.segments), 0, 0, 0], np.int32)
         items = np.concatenate([count, plan.merges.ravel(), plan.tiles.ravel(), plan.segments.ravel()])
-        self._buffer[: len(items)].copy_(torch.from_numpy(items))
+        self._buffer[: len(items)].copy_(pinned(torch.from_numpy(items), self._buffer.device), non_blocking=True)
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor whose copy to `device` does not wait: torch keeps pinned memory until such a copy is through."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -2,7 +2,7 @@
 
 import torch
 
-from workers.engine.attention_metadata import build_attention_metadata
+from workers.engine.attention_metadata import build_attention_metadata, lay_out
 from workers.engine.kv_cache import KVCache
 from workers.engine.runner import ComputedBatch
 from workers.engine.sampler import sample
@@ -36,7 +36,7 @@ class ModelRunner:
     @torch.inference_mode()
     def compute_logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """float32 [sampling items, vocab]; the tokens' K and V are written to their blocks."""
-        metadata = build_attention_metadata(batch, self._block_size, self._device)
+        metadata = build_attention_metadata(lay_out(batch, self._block_size), self._device)
         token_ids = [token for item in batch.items for token in self.input_tokens(item)]
         tokens = torch.tensor(token_ids, dtype=torch.int64, device=self._device)
         return self._model.forward(tokens, metadata, self._kv_cache.tensor)

@@ -39,6 +39,7 @@ class Decoder:
         shape = AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim)
         rope = rope_tables(spec.rope, spec.head_dim, max_len, embed.device)
         self._layers = decoder_layers(shape, rope, weights.layers, embed.dtype, strict=strict)
+        self.planner = self._layers.planner  # of the works that a step brings along; None where none are wanted
 
     def forward(self, token_ids: torch.Tensor, metadata: AttentionMetadata, kv_cache: torch.Tensor) -> torch.Tensor:
         """Logits of the rows that sample.
