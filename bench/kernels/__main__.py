@@ -4,14 +4,14 @@ import argparse
 import json
 import sys
 
-from bench.kernels import rows
+from bench.kernels import rows, sampling
 from bench.kernels.aot import Row, aot_rows
 from bench.kernels.case import KernelCase
 
 
 def all_cases() -> list[KernelCase]:
     """Every kernel at the sizes of docs/performance.md."""
-    return [*rows.cases()]
+    return [*rows.cases(), *sampling.cases()]
 
 
 def print_table(rows: list[Row]) -> None:
