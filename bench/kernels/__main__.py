@@ -12,6 +12,7 @@ import torch
 
 from bench.goals import summary
 from bench.kernels import rows as row_kernels
+from bench.kernels import sampling
 from bench.kernels.aot import aot_rows
 from bench.kernels.case import KernelCase
 from bench.kernels.gpu_timing import time_launches
@@ -21,7 +22,7 @@ from bench.report import environment, print_table, write_report
 
 def all_cases() -> list[KernelCase]:
     """Every kernel at the sizes of docs/performance.md."""
-    return [*row_kernels.cases()]
+    return [*row_kernels.cases(), *sampling.cases()]
 
 
 def chosen(cases: Sequence[KernelCase], part: str) -> list[KernelCase]:
