@@ -8,7 +8,7 @@
         gated = silu(gate) * up                                  int4_gate_up
         hidden += down_proj(gated); rows = next norm(hidden)     int4_linear, add_norm
 
-A linear layer leaves partial sums; the kernel behind it adds them, in order, on the way. The residual stream is float32.
+A linear layer leaves partial sums; the kernel behind it adds them in order on the way. The residual stream is float32.
 """
 
 from collections.abc import Sequence

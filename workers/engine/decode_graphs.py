@@ -6,6 +6,7 @@ A step of 32 layers is some 290 launches: one by one they take the host longer t
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -86,7 +87,7 @@ class DecodeGraphs:
         self._inputs.host["slot_mapping"].fill_(NO_SLOT)
         self._inputs.upload()
         for size in reversed(self._sizes):
-            replay[size] = record(lambda size=size: self._forward(size))
+            replay[size] = record(partial(self._forward, size))
             logger.info("recorded a step of %d sequences, %.1f s", size, time.monotonic() - begin)
         return replay
 

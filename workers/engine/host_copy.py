@@ -10,7 +10,7 @@ class HostCopy:
         on_gpu = tensor.device.type == "cuda"
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
         self._host.copy_(tensor, non_blocking=True)
-        self._arrived = torch.cuda.Event() if on_gpu else None
+        self._arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record()
 
