@@ -20,7 +20,7 @@ EOS = frozenset({3})
 
 
 class TensorWitness:
-    """Logits are random numbers from a seed that all tokens up to a row's own and their positions decide.
+    """A model, and what plans its steps. Logits are random numbers from a seed that all tokens up to a row's own and their positions decide.
 
     Attributes:
         num_rooms: how many batch sizes room was made for.
@@ -32,10 +32,6 @@ class TensorWitness:
         self.num_rooms = 0
         self.rows: list[int] = []  # of each step
         self.planned: list[list[int]] = []  # contexts of the steps that were planned for themselves
-
-    @property
-    def planner(self) -> "TensorWitness":
-        return self
 
     def works(self, query_lens: Sequence[int], context_lens: Sequence[int], device: torch.device) -> Works:
         self.planned.append(list(context_lens))

@@ -43,6 +43,7 @@ def device_engine(model: TensorWitness, num_blocks: int = 60) -> Engine:
     memory = witness_cache(num_blocks)
     runner = DeviceRunner(
         model,
+        model,
         memory,
         BLOCK_SIZE,
         EOS,

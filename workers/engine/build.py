@@ -10,11 +10,14 @@ from radix.block_hash import root_hash
 from radix.prefix_cache import PrefixCache
 from workers.config import EngineConfig, WeightConfig
 from workers.engine.block_pool import BlockPool
+from workers.engine.decode_graphs import CudaRecorder
+from workers.engine.device_runner import DeviceRunner
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
 from workers.engine.kv_manager import KVManager
 from workers.engine.model_runner import ModelRunner
 from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
+from workers.engine.runner import Runner
 from workers.models.decoder import Decoder, DecoderWeights
 from workers.models.spec import ModelSpec, read_model_spec
 from workers.weights.checkpoint import Checkpoint
@@ -68,7 +71,7 @@ def assemble_engine(
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
-        ModelRunner(model, kv_cache, block_size, eos_token_ids),
+        make_runner(model, kv_cache, config, eos_token_ids, max_len),
         KVManager(BlockPool(kv_cache.num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
         config.scheduler,
         root_hash=root,
@@ -78,6 +81,28 @@ def assemble_engine(
         eos_token_ids=eos_token_ids,
     )
     return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, kv_cache.tensor.device))
+
+
+def make_runner(
+    model: Decoder, kv_cache: KVCache, config: EngineConfig, eos_token_ids: frozenset[int], max_len: int
+) -> Runner:
+    """What computes the steps: on a GPU, ahead of the host, where the kernels take the model."""
+    block_size = config.cache.block_size
+    if model.planner is None:
+        return ModelRunner(model, kv_cache, block_size, eos_token_ids)
+    from kernels.triton_ops.sampling import sample_tokens  # needs Triton, which a CPU has not
+
+    return DeviceRunner(
+        model,
+        model.planner,
+        kv_cache,
+        block_size,
+        eos_token_ids,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_len=max_len,
+        draw=sample_tokens,
+        record=CudaRecorder(),
+    )
 
 
 def make_kv_cache(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVCache:

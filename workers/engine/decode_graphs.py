@@ -13,7 +13,7 @@ import torch
 from kernels.attention_inputs import StepTensors
 from workers.engine.attention_metadata import AttentionMetadata
 from workers.engine.staged_tensors import StagedTensors
-from workers.engine.step_inputs import Model, StepInputs
+from workers.engine.step_inputs import Model, Planner, StepInputs
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class DecodeGraphs:
     """The recorded steps of one model.
 
     Args:
+        planner: makes the works that the model's steps bring along.
         drawn: int64 [max_num_seqs], where the tokens of the batch before lie.
         max_num_seqs: sequences of a batch at most.
         table_width: blocks of a sequence at most.
@@ -35,6 +36,7 @@ class DecodeGraphs:
     def __init__(
         self,
         model: Model,
+        planner: Planner,
         kv_cache: torch.Tensor,
         drawn: torch.Tensor,
         max_num_seqs: int,
@@ -42,6 +44,7 @@ class DecodeGraphs:
         record: Record,
     ) -> None:
         self._model = model
+        self._planner = planner
         self._kv_cache = kv_cache
         self._drawn = drawn
         self._sizes = graph_sizes(max_num_seqs)
@@ -52,7 +55,7 @@ class DecodeGraphs:
         self._inputs = StagedTensors(fields | {"block_tables": ((largest, table_width), int32)}, drawn.device)
         self._starts = torch.arange(largest + 1, dtype=int32, device=drawn.device)
         self._rows = torch.arange(largest, device=drawn.device)
-        self._room = {size: model.planner.decode_room(size, drawn.device) for size in self._sizes}
+        self._room = {size: planner.decode_room(size, drawn.device) for size in self._sizes}
         self._replay = self._record_all(record)
 
     def run(self, inputs: StepInputs) -> torch.Tensor | None:
@@ -64,7 +67,7 @@ class DecodeGraphs:
             return None
         padding = size - num_sequences
         context_lens = [*layout.context_lens, *[0] * padding]
-        if not self._model.planner.fill(self._room[size], [1] * size, context_lens):
+        if not self._planner.fill(self._room[size], [1] * size, context_lens):
             return None
         self._fill("token_ids", inputs.token_ids, padding, 0)
         self._fill("sources", inputs.sources, padding, NO_SLOT)

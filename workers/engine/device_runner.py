@@ -9,7 +9,7 @@ from workers.engine.decode_graphs import DecodeGraphs, Record, feed
 from workers.engine.device_sampler import DeviceSampler, Draw, DrawnTokens
 from workers.engine.kv_cache import KVCache
 from workers.engine.scheduler import ScheduledBatch
-from workers.engine.step_inputs import Model, StepInputs
+from workers.engine.step_inputs import Model, Planner, StepInputs
 from workers.request import SamplingParams
 
 
@@ -20,6 +20,7 @@ class DeviceRunner:
     kernel. Tokens are drawn on the device, and fed from there to the next batch.
 
     Args:
+        planner: makes the works that the model's steps bring along.
         block_size: tokens of a block.
         max_num_seqs: sequences of a batch at most.
         max_len: tokens of a sequence at most.
@@ -29,6 +30,7 @@ class DeviceRunner:
     def __init__(
         self,
         model: Model,
+        planner: Planner,
         kv_cache: KVCache,
         block_size: int,
         eos_token_ids: frozenset[int],
@@ -39,13 +41,16 @@ class DeviceRunner:
         record: Record,
     ) -> None:
         self._model = model
+        self._planner = planner
         self._kv_cache = kv_cache.tensor
         self._block_size = block_size
         self._device = kv_cache.tensor.device
         self._sampler = DeviceSampler(draw, max_num_seqs, eos_token_ids, self._device)
         width = -(-max_len // block_size)
         with torch.inference_mode():
-            self._graphs = DecodeGraphs(model, self._kv_cache, self._sampler.drawn, max_num_seqs, width, record)
+            self._graphs = DecodeGraphs(
+                model, planner, self._kv_cache, self._sampler.drawn, max_num_seqs, width, record
+            )
 
     def runs_ahead(self, params: SamplingParams) -> bool:
         """Unless the logits are changed by which tokens came before: that is done when a batch is launched."""
@@ -64,7 +69,7 @@ class DeviceRunner:
         """Logits of a step that is not recorded."""
         layout, device = inputs.layout, self._device
         metadata = build_attention_metadata(layout, device)
-        works = self._model.planner.works(layout.query_lens, layout.context_lens, device)
+        works = self._planner.works(layout.query_lens, layout.context_lens, device)
         metadata = AttentionMetadata(replace(metadata.step, works=works), metadata.sample_rows)
         token_ids, sources = (send(values, torch.int64, device) for values in (inputs.token_ids, inputs.sources))
         return self._model.forward(feed(token_ids, sources, self._sampler.drawn), metadata, self._kv_cache)

@@ -28,10 +28,6 @@ class Planner(Protocol):
 class Model(Protocol):
     """A decoder whose steps bring their attention's works along (`Decoder` on a GPU)."""
 
-    @property
-    def planner(self) -> Planner:
-        """Makes the works."""
-
     def forward(self, token_ids: torch.Tensor, metadata: AttentionMetadata, kv_cache: torch.Tensor) -> torch.Tensor:
         """Logits of the rows that sample."""
 
