@@ -52,7 +52,7 @@ class EngineSection(Section):
 
     quantization: Literal["int4", "none"] = "int4"
     group_size: Count = WeightConfig.group_size
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     activations: Literal["dtype", "int8"] = "dtype"
     numerics: Literal["strict", "fast"] = "strict"
     device: Literal["auto", "cpu", "cuda"] = "auto"

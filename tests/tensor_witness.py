@@ -20,7 +20,9 @@ EOS = frozenset({3})
 
 
 class TensorWitness:
-    """A model, and what plans its steps. Logits are random numbers from a seed that all tokens up to a row's own and their positions decide.
+    """A model, and what plans its steps.
+
+    Logits are random numbers from a seed that all tokens up to a row's own and their positions decide.
 
     Attributes:
         num_rooms: how many batch sizes room was made for.

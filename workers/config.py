@@ -76,7 +76,7 @@ class WeightConfig:
 
     quantization: Literal["int4", "none"] = "int4"
     group_size: int = 64
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     activations: Literal["dtype", "int8"] = "dtype"
     numerics: Literal["strict", "fast"] = "strict"
     device: str = "auto"

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from kernels.attention_inputs import StepTensors
-from workers.engine.attention_metadata import AttentionMetadata
+from workers.engine.attention_metadata import AttentionMetadata, send
 from workers.engine.staged_tensors import StagedTensors
 from workers.engine.step_inputs import Model, Planner, StepInputs
 
@@ -52,7 +52,8 @@ class DecodeGraphs:
         row, int32, int64 = (largest,), torch.int32, torch.int64
         fields = {"token_ids": (row, int64), "sources": (row, int64), "positions": (row, int64)}
         fields |= {"slot_mapping": (row, int64), "context_lens": (row, int32)}
-        self._inputs = StagedTensors(fields | {"block_tables": ((largest, table_width), int32)}, drawn.device)
+        self._inputs = StagedTensors(fields, drawn.device)
+        self._tables = torch.zeros(largest, table_width, dtype=int32, device=drawn.device)
         self._starts = torch.arange(largest + 1, dtype=int32, device=drawn.device)
         self._rows = torch.arange(largest, device=drawn.device)
         self._room = {size: planner.decode_room(size, drawn.device) for size in self._sizes}
@@ -74,9 +75,9 @@ class DecodeGraphs:
         self._fill("positions", layout.positions, padding, 0)
         self._fill("slot_mapping", layout.slot_mapping, padding, NO_SLOT)
         self._fill("context_lens", layout.context_lens, padding, 0)
-        tables = torch.from_numpy(layout.block_tables)
-        self._inputs.host["block_tables"][:num_sequences, : tables.shape[1]] = tables
         self._inputs.upload()
+        tables = send(layout.block_tables, torch.int32, self._drawn.device)
+        self._tables[:num_sequences, : tables.shape[1]] = tables  # only what is used: a long context's are long
         return self._replay[size]()[:num_sequences]
 
     def _fill(self, name: str, values: list[int], num_padding: int, padding: int) -> None:
@@ -90,6 +91,7 @@ class DecodeGraphs:
         self._inputs.host["slot_mapping"].fill_(NO_SLOT)
         self._inputs.upload()
         for size in reversed(self._sizes):
+            self._planner.fill(self._room[size], [1] * size, [0] * size)
             replay[size] = record(partial(self._forward, size))
             logger.info("recorded a step of %d sequences, %.1f s", size, time.monotonic() - begin)
         return replay
@@ -101,7 +103,7 @@ class DecodeGraphs:
         step = StepTensors(
             given["positions"],
             given["slot_mapping"],
-            given["block_tables"],
+            self._tables[:size],
             self._starts[: size + 1],
             given["context_lens"],
             self._room[size],
