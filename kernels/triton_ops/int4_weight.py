@@ -107,8 +107,8 @@ def pack_words(nibbles: torch.Tensor) -> torch.Tensor:
     """uint8 [N_padded, K / 2] of two weights a byte to uint8 [N_padded / 64, K / 64, 2048]."""
     columns = nibbles.shape[1] * 2 // UNIT
     values = unpack_nibbles(nibbles).view(-1, 4, 2, 8, columns, 4, 2, 4, 2)  # tile w h g, column j half c p
-    low, high = values.permute(6, 0, 4, 1, 3, 7, 5, 2, 8)
-    return (low | (high << 4)).reshape(-1, columns, UNIT_BYTES)
+    halves = values.permute(6, 0, 4, 1, 3, 7, 5, 2, 8)
+    return (halves[0] | (halves[1] << 4)).reshape(-1, columns, UNIT_BYTES)
 
 
 def unpack_words(words: torch.Tensor) -> torch.Tensor:
