@@ -4,13 +4,19 @@ import argparse
 import json
 import sys
 
+from bench.kernels import int4_linear
 from bench.kernels.aot import Row, aot_rows
 from bench.kernels.case import KernelCase
 
 
 def all_cases() -> list[KernelCase]:
     """Every kernel at the sizes of docs/performance.md."""
-    return []
+    return [*int4_linear.cases()]
+
+
+def compiled_cases() -> list[KernelCase]:
+    """Fewer: every kernel in each way it is compiled that differs in more than numbers."""
+    return [*int4_linear.compiled_cases()]
 
 
 def print_table(rows: list[Row]) -> None:
@@ -29,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.aot:
         sys.exit("there is no GPU to time the kernels on; --aot compiles them without one")
-    rows = aot_rows(all_cases())
+    rows = aot_rows(compiled_cases())
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -73,7 +73,7 @@ def dense_linear_partials(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
             f"not {weight.dtype} {tuple(weight.shape)}"
         )
     check_rows(x, num_inputs, (weight.dtype,))
-    config = dense_config(num_outputs, num_inputs // STEP, len(x))
+    config = dense_config((num_outputs, num_inputs), STEP, len(x))
     out = torch.empty(config.num_splits, len(x), num_outputs, device=x.device)
     row_tiles = triton.cdiv(len(x), config.num_rows)
     dense_kernel[(row_tiles, triton.cdiv(num_outputs, config.num_outputs), config.num_splits)](

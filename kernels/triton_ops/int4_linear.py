@@ -168,7 +168,7 @@ def int4_linear_partials(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Ten
         ValueError: the rows are not such.
     """
     check_rows(x, weight.num_inputs)
-    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x))
+    config = int4_config(weight.shape, weight.step_size, len(x))
     out = torch.empty(config.num_splits, len(x), weight.num_outputs, device=x.device)
     launch(x, weight, out, config, tile_stride=1)
     return out
@@ -190,7 +190,7 @@ def int4_gate_up(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Tensor:
             f"gate and up of {weight.num_outputs} outputs cannot be fused: they must be a multiple of {PADDED_TO}; "
             "use int4_linear_partials and multiply afterwards"
         )
-    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x), gated=True)
+    config = int4_config(weight.shape, weight.step_size, len(x), gated=True)
     out = torch.empty(len(x), weight.num_outputs // 2, dtype=x.dtype, device=x.device)
     launch(x, weight, out, config, tile_stride=weight.num_outputs // PADDED_TO)
     return out
@@ -220,4 +220,5 @@ def launch(
         ASM=not triton.knobs.runtime.interpret,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.max_registers,
     )
