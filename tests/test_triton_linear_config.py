@@ -25,7 +25,7 @@ def test_a_program_takes_all_rows_up_to_its_most(shape: tuple[int, int], num_row
     config = int4_config(shape, 128, num_rows, gated=gated)
     assert config.num_rows >= min(num_rows, 128)
     assert config.num_rows in (16, 32, 64, 128)
-    assert config.num_warps * 16 == config.num_outputs
+    assert config.num_outputs // config.num_warps in (16, 32)
     assert config.num_splits == 1 or not gated
 
 

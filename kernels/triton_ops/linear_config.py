@@ -23,17 +23,14 @@ class LinearConfig:
         num_rows: rows of x of one program, 16 to 128: with 8 the compiler takes Ampere's product.
         num_splits: ranges of inputs that are summed apart.
         num_stages: steps whose loads are under way at once.
+        num_warps: of a program, 4 or 8: a warp holds 16 rows of the weight, or twice 16.
     """
 
     num_outputs: int
     num_rows: int
     num_splits: int
     num_stages: int
-
-    @property
-    def num_warps(self) -> int:
-        """A warp holds 16 rows of the weight: four make one warp-group product."""
-        return self.num_outputs // 16
+    num_warps: int
 
     @property
     def max_registers(self) -> int | None:
@@ -64,16 +61,18 @@ def int4_config(shape: tuple[int, int], step_size: int, num_rows: int, *, gated:
     """For a packed weight [N, K], in steps of 64 or 128 inputs; two tiles a program for gate and up.
 
     Up to 64 rows two programs share an SM, by registers and by shared memory: one takes its weights apart while the
-    other multiplies. With 128 rows the sums fill the registers with one.
+    other multiplies. With 128 rows the sums fill the registers with one. For few rows it is instructions that count, of
+    which half are for the step and not for the weight: four warps do twice as much a step as eight.
     """
     tile = rows_for(num_rows)
     outputs = 128 if gated else outputs_for(shape[0], num_rows)
     splits = 1 if gated else splits_for(shape, step_size)
     stages = {16: 6, 32: 5, 64: 4, 128: 4}[tile] + (3 if step_size == 64 else 0)
-    return LinearConfig(outputs, tile, splits, stages)
+    return LinearConfig(outputs, tile, splits, stages, num_warps=4 if tile == 16 else outputs // 16)
 
 
 def dense_config(shape: tuple[int, int], step_size: int, num_rows: int) -> LinearConfig:
     """For a weight [N, K] as it is, in steps of 64 inputs."""
     tile = rows_for(num_rows)
-    return LinearConfig(outputs_for(shape[0], num_rows), tile, splits_for(shape, step_size), 4)
+    outputs = outputs_for(shape[0], num_rows)
+    return LinearConfig(outputs, tile, splits_for(shape, step_size), 4, num_warps=outputs // 16)
