@@ -16,8 +16,9 @@ from kernels.triton_ops.int4_weight import PADDED_TO, UNIT, TritonInt4Weight
 from kernels.triton_ops.linear_config import LinearConfig, int4_config
 from kernels.triton_ops.row_checks import check_rows
 
-# $4 are the eight weights of one step of 16 inputs, $5 the zeros of their outputs, a byte for each of $0 and $1. A nibble
-# n put into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is subtracted: all exact.
+# $4 are a thread's eight weights of 16 inputs, $5 the zeros of their outputs, bytes 0 and 1 for $0 and $2, bytes 2 and 3
+# for $1 and $3. A nibble n put into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is
+# subtracted: all exact.
 DEQUANTIZE = """{{
 .reg .b32 first, second, words;
 prmt.b32 first, $5, 0, 0x4140;
@@ -118,7 +119,6 @@ def int4_kernel(
     GROUP: tl.constexpr,
     SPLITS: tl.constexpr,
     GATED: tl.constexpr,
-    EVICTION: tl.constexpr,
     ASM: tl.constexpr,
 ) -> None:
     """Grid (rows / ROWS, tiles / TILES, SPLITS): TILES tiles of 64 outputs, `tile_stride` apart, times ROWS rows.
@@ -142,7 +142,7 @@ def int4_kernel(
 
     sums = tl.zeros((64 * TILES, ROWS), tl.float32)
     for step in range(begin, end):
-        packed = tl.load(word_tile + step * (UNITS * 2048), eviction_policy=EVICTION)
+        packed = tl.load(word_tile + step * (UNITS * 2048))
         if GROUP >= 64:
             columns = tl.load(x_tile + step * (UNITS * 64), mask=live, other=0.0)
             coefficient = tl.load(coefficients + step * num_padded + outputs)
@@ -226,7 +226,6 @@ def launch(
         GROUP=weight.group_size,
         SPLITS=config.num_splits,
         GATED=out.ndim == 2,
-        EVICTION="evict_first" if row_tiles == 1 else "",
         ASM=not triton.knobs.runtime.interpret,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
