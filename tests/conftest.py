@@ -1,9 +1,13 @@
 """Fixtures that several test files share: random little checkpoints in Hugging Face's own format."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +33,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    """What `python -m bench.kernels --aot --json` prints: a row for each Triton kernel, compiled for an H200."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "bench.kernels", "--aot", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,8 @@
 """What the compiler makes of the Triton kernels for an H200; needs none."""
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
-import pytest
-
 MAX_SHARED_BYTES = 227 * 1024
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
-    """What `python -m bench.kernels --aot --json` prints."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "bench.kernels", "--aot", "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
 
 
 def test_no_kernel_spills_or_overfills_shared_memory(rows: list[dict[str, Any]]) -> None:

@@ -38,14 +38,14 @@ def test_nothing_is_lost(num_outputs: int, steps: int, group_size: int, seed: in
 @given(st.tuples(*[st.integers(0, size - 1) for size in (3, 2, 4, 8, 4, 4, 2, 2, 2)]))
 def test_a_weight_is_where_its_thread_looks(place: tuple[int, ...]) -> None:
     """A whole matrix of zeros but one."""
-    tile, column, warp, group, lane, step, half, pair, high = place
+    tile, column, warp, group, lane, step, pair, late, high = place
     values = torch.zeros(192, 128, dtype=torch.uint8)
-    row = tile * 64 + warp * 16 + half * 8 + group
-    values[row, column * 64 + step * 16 + high * 8 + lane * 2 + pair] = 11
+    row = tile * 64 + warp * 16 + high * 8 + group
+    values[row, column * 64 + step * 16 + late * 8 + lane * 2 + pair] = 11
     nibbles = (values[:, 0::2] << 4) | values[:, 1::2]
     ones = torch.ones(192, 1)
     words = pack_for_triton(PackedInt4(nibbles, ones, ones.to(torch.uint8), 128)).words
-    byte = ((((warp * 8 + group) * 4 + lane) * 4 + step) * 2 + half) * 2 + pair
+    byte = ((((warp * 8 + group) * 4 + lane) * 4 + step) * 2 + pair) * 2 + late
     assert words[tile, column, byte] == (11 << 4 if high else 11)
     assert words.count_nonzero() == 1
 

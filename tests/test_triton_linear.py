@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels.fusion import FusedLinear, Fusion, Prologue
-from kernels.int4 import dequantize, quantize
+from kernels.int4 import PackedInt4, dequantize, quantize
 from kernels.linear import TorchLinear, head, linear
 from kernels.triton_ops.linear import TritonLinear, triton_linear_fits
 from kernels.triton_ops.sum_partials import sum_partials
@@ -32,7 +32,7 @@ def layers(kind: str, fusion: Fusion) -> tuple[TritonLinear, TorchLinear]:
     """The layer, and the reference on the same weight in float32 after the same rounding of rows."""
     matrix = random(NUM_OUTPUTS, NUM_INPUTS, seed=1) / 16
     weight = quantize(matrix, 32) if kind == "int4" else matrix.to(DTYPE)
-    plain = dequantize(weight, torch.float32) if kind == "int4" else weight.float()
+    plain = dequantize(weight, torch.float32) if isinstance(weight, PackedInt4) else weight.float()
     return TritonLinear(weight, fusion, DTYPE), TorchLinear(plain, fusion, torch.float32, strict=False)
 
 
@@ -90,7 +90,7 @@ def test_other_tensors_are_refused() -> None:
     partials = random(2, 3, 8)
     for bad in ({"accumulate": True}, {"bias": random(7)}, {"out": random(3, 8).double()}, {"out": random(8, 3).T}):
         with pytest.raises(ValueError, match=r"accumulate|must be contiguous float32"):
-            sum_partials(partials, **bad)  # type: ignore[arg-type]
+            sum_partials(partials, **bad)
     with pytest.raises(ValueError, match="partials must be contiguous float32"):
         sum_partials(partials.half())
 

@@ -11,18 +11,12 @@ from typing import Any
 import torch
 
 from bench.goals import summary
-from bench.kernels import rows as row_kernels
-from bench.kernels import sampling
 from bench.kernels.aot import aot_rows
 from bench.kernels.case import KernelCase
+from bench.kernels.cases import compiled_cases, timed_cases
 from bench.kernels.gpu_timing import time_launches
 from bench.kernels.timed_rows import TimedRow, timed_rows
 from bench.report import environment, print_table, write_report
-
-
-def all_cases() -> list[KernelCase]:
-    """Every kernel at the sizes of docs/performance.md."""
-    return [*row_kernels.cases(), *sampling.cases()]
 
 
 def chosen(cases: Sequence[KernelCase], part: str) -> list[KernelCase]:
@@ -87,7 +81,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the timed rows in a file, one by one")
     arguments = parser.parse_args()
-    cases = chosen(all_cases(), arguments.only)
+    cases = chosen(compiled_cases() if arguments.aot else timed_cases(), arguments.only)
     if arguments.list:
         print("\n".join(case.name for case in cases))
         return 0

@@ -26,8 +26,11 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
     """What can be said of a kernel without running it.
 
     `wgmma` names the warp-group products, RS where the left side comes from registers and SS where from shared memory;
-    `mma_sync` counts the older instruction; `layout_conversions` those between threads that go through shared memory.
+    `mma_sync` counts the older instruction; `layout_conversions` those between threads that go through shared memory;
+    `stores_before_product` writes to shared memory from registers that stand before the last product in the code: what
+    is put there to be multiplied.
     """
+    before_product = kernel.ptx.rpartition("wgmma.mma_async")[0]
     kinds = {f"{shape} {'RS' if side == '{' else 'SS'}" for shape, side in WGMMA.findall(kernel.ptx)}
     return {
         "case": case,
@@ -35,6 +38,7 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
         "wgmma": ", ".join(sorted(kinds)),
         "mma_sync": kernel.ptx.count("mma.sync"),
         "layout_conversions": kernel.ttgir.count("ttg.convert_layout"),
+        "stores_before_product": before_product.count("st.shared"),
         "spills": kernel.spill_bytes,
         "shared_bytes": kernel.shared_bytes,
         "registers": kernel.registers,

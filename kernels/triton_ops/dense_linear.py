@@ -26,7 +26,6 @@ def dense_kernel(
     ROWS: tl.constexpr,
     STEP: tl.constexpr,
     SPLITS: tl.constexpr,
-    EVICTION: tl.constexpr,
 ) -> None:
     """Grid (rows / ROWS, outputs / OUTPUTS, SPLITS)."""
     num_steps = num_inputs // STEP
@@ -43,7 +42,7 @@ def dense_kernel(
 
     sums = tl.zeros((OUTPUTS, ROWS), tl.float32)
     for step in range(begin, end):
-        left = tl.load(weight_tile + step * STEP, mask=live_outputs, other=0.0, eviction_policy=EVICTION)
+        left = tl.load(weight_tile + step * STEP, mask=live_outputs, other=0.0)
         right = tl.load(x_tile + step * STEP, mask=live_rows, other=0.0)
         sums = tl.dot(left, right, sums)
 
@@ -73,7 +72,7 @@ def dense_linear_partials(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
             f"not {weight.dtype} {tuple(weight.shape)}"
         )
     check_rows(x, num_inputs, (weight.dtype,))
-    config = dense_config(num_outputs, num_inputs // STEP, len(x))
+    config = dense_config((num_outputs, num_inputs), STEP, len(x))
     out = torch.empty(config.num_splits, len(x), num_outputs, device=x.device)
     row_tiles = triton.cdiv(len(x), config.num_rows)
     dense_kernel[(row_tiles, triton.cdiv(num_outputs, config.num_outputs), config.num_splits)](
@@ -87,7 +86,6 @@ def dense_linear_partials(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
         ROWS=config.num_rows,
         STEP=STEP,
         SPLITS=config.num_splits,
-        EVICTION="evict_first" if row_tiles == 1 else "",
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

@@ -16,26 +16,26 @@ from kernels.triton_ops.int4_weight import PADDED_TO, UNIT, TritonInt4Weight
 from kernels.triton_ops.linear_config import LinearConfig, int4_config
 from kernels.triton_ops.row_checks import check_rows
 
-# Four bytes hold eight weights: bytes 0 and 1 of one output, 2 and 3 of another; $5 has their zeros. A nibble n put
-# into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is subtracted: both are exact.
+# $4 are a thread's eight weights of 16 inputs, $5 the zeros of their outputs, bytes 0 and 1 for $0 and $2, bytes 2 and 3
+# for $1 and $3. A nibble n put into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is
+# subtracted: all exact.
 DEQUANTIZE = """{{
-.reg .b32 first, second, first_zero, second_zero;
-prmt.b32 first, $4, 0, 0x4140;
-prmt.b32 second, $4, 0, 0x4342;
-prmt.b32 first_zero, $5, 0, 0x4140;
-prmt.b32 second_zero, $5, 0, 0x4342;
-or.b32 first_zero, first_zero, {minus};
-or.b32 second_zero, second_zero, {minus};
-lop3.b32 $0, first, 0x000f000f, {plus}, 0xea;
-lop3.b32 $1, second, 0x000f000f, {plus}, 0xea;
-shr.u32 first, first, 4;
-shr.u32 second, second, 4;
-lop3.b32 $2, first, 0x000f000f, {plus}, 0xea;
-lop3.b32 $3, second, 0x000f000f, {plus}, 0xea;
-add.rn.{kind} $0, $0, first_zero;
-add.rn.{kind} $1, $1, second_zero;
-add.rn.{kind} $2, $2, first_zero;
-add.rn.{kind} $3, $3, second_zero;
+.reg .b32 first, second, words;
+prmt.b32 first, $5, 0, 0x4140;
+prmt.b32 second, $5, 0, 0x4342;
+or.b32 first, first, {minus};
+or.b32 second, second, {minus};
+lop3.b32 $0, $4, 0x000f000f, {plus}, 0xea;
+shr.u32 words, $4, 4;
+lop3.b32 $1, words, 0x000f000f, {plus}, 0xea;
+shr.u32 words, $4, 8;
+lop3.b32 $2, words, 0x000f000f, {plus}, 0xea;
+shr.u32 words, $4, 12;
+lop3.b32 $3, words, 0x000f000f, {plus}, 0xea;
+add.rn.{kind} $0, $0, first;
+add.rn.{kind} $1, $1, second;
+add.rn.{kind} $2, $2, first;
+add.rn.{kind} $3, $3, second;
 }}"""
 CONSTRAINTS = tl.constexpr("=r,=r,=r,=r,r,r")
 DEQUANTIZE_BF16 = tl.constexpr(DEQUANTIZE.format(plus="0x43004300", minus="0xc300c300", kind="bf16x2"))
@@ -43,22 +43,33 @@ DEQUANTIZE_FP16 = tl.constexpr(DEQUANTIZE.format(plus="0x64006400", minus="0xe40
 
 
 @triton.jit
+def take_apart(words: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """uint8 [a, b, 4c], every four bytes (pair, half) of two nibbles (output), to the nibbles of the two halves, each
+    [a, b, 4c], every four (output, pair)."""
+    nibbles = tl.join(words & 15, words >> 4).reshape(words.shape[0], words.shape[1], words.shape[2] // 4, 2, 2, 2)
+    early, late = tl.split(nibbles.trans(0, 1, 2, 5, 3, 4))
+    return early.reshape(words.shape), late.reshape(words.shape)
+
+
+@triton.jit
 def dequantize(
     words: tl.tensor, zeros: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """(low nibble - zero, high nibble - zero) of uint8 tensors of one shape."""
+    """uint8 words as in int4_weight.py and zeros beside them, (output, pair) of every four, to (nibble - zero) of the
+    early and the late eight inputs, in the order of the zeros."""
     if not ASM:
-        low = ((words & 15).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
-        high = ((words >> 4).to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+        early, late = take_apart(words)
+        early = (early.to(tl.float32) - zeros.to(tl.float32)).to(dtype)
+        late = (late.to(tl.float32) - zeros.to(tl.float32)).to(dtype)
     elif dtype == tl.bfloat16:
-        low, high = tl.inline_asm_elementwise(
+        early, late = tl.inline_asm_elementwise(
             DEQUANTIZE_BF16, CONSTRAINTS, [words, zeros], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
         )
     else:
-        low, high = tl.inline_asm_elementwise(
+        early, late = tl.inline_asm_elementwise(
             DEQUANTIZE_FP16, CONSTRAINTS, [words, zeros], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
         )
-    return low, high
+    return early, late
 
 
 @triton.jit
@@ -75,9 +86,9 @@ def add_group(
     """sums + scale * ((nibbles - zero) x) of one group of UNITS * STEPS * 16 inputs, x [inputs, ROWS]."""
     zeros = (coefficient & 15).to(tl.uint8).reshape(TILES, 1, 4, 2, 8, 1, 1, 1).trans(0, 1, 2, 4, 5, 6, 3, 7)
     zeros = tl.broadcast_to(zeros, (TILES, UNITS, 4, 8, 4, STEPS, 2, 2)).reshape(TILES, UNITS, 512 * STEPS)
-    low, high = dequantize(packed, zeros, x.dtype, ASM)
-    # (tile, unit, warp, g, c, j, h, p, nibble) to outputs (tile, warp, h, g) and inputs (unit, j, nibble, c, p).
-    weight = tl.join(low, high).reshape(TILES, UNITS, 4, 8, 4, STEPS, 2, 2, 2)
+    early, late = dequantize(packed, zeros, x.dtype, ASM)
+    # (tile, unit, w, g, c, j, h, p, half) to outputs (tile, w, h, g) and inputs (unit, j, half, c, p).
+    weight = tl.join(early, late).reshape(TILES, UNITS, 4, 8, 4, STEPS, 2, 2, 2)
     weight = weight.trans(0, 2, 6, 3, 1, 5, 8, 4, 7).reshape(64 * TILES, UNITS * STEPS * 16)
     scale = (coefficient & -16).to(tl.float32, bitcast=True)
     return sums + tl.dot(weight, x) * scale[:, None]
@@ -108,7 +119,6 @@ def int4_kernel(
     GROUP: tl.constexpr,
     SPLITS: tl.constexpr,
     GATED: tl.constexpr,
-    EVICTION: tl.constexpr,
     ASM: tl.constexpr,
 ) -> None:
     """Grid (rows / ROWS, tiles / TILES, SPLITS): TILES tiles of 64 outputs, `tile_stride` apart, times ROWS rows.
@@ -132,7 +142,7 @@ def int4_kernel(
 
     sums = tl.zeros((64 * TILES, ROWS), tl.float32)
     for step in range(begin, end):
-        packed = tl.load(word_tile + step * (UNITS * 2048), eviction_policy=EVICTION)
+        packed = tl.load(word_tile + step * (UNITS * 2048))
         if GROUP >= 64:
             columns = tl.load(x_tile + step * (UNITS * 64), mask=live, other=0.0)
             coefficient = tl.load(coefficients + step * num_padded + outputs)
@@ -168,7 +178,7 @@ def int4_linear_partials(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Ten
         ValueError: the rows are not such.
     """
     check_rows(x, weight.num_inputs)
-    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x))
+    config = int4_config(weight.shape, weight.step_size, len(x))
     out = torch.empty(config.num_splits, len(x), weight.num_outputs, device=x.device)
     launch(x, weight, out, config, tile_stride=1)
     return out
@@ -190,7 +200,7 @@ def int4_gate_up(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Tensor:
             f"gate and up of {weight.num_outputs} outputs cannot be fused: they must be a multiple of {PADDED_TO}; "
             "use int4_linear_partials and multiply afterwards"
         )
-    config = int4_config(weight.num_outputs, weight.num_inputs // weight.step_size, len(x), gated=True)
+    config = int4_config(weight.shape, weight.step_size, len(x), gated=True)
     out = torch.empty(len(x), weight.num_outputs // 2, dtype=x.dtype, device=x.device)
     launch(x, weight, out, config, tile_stride=weight.num_outputs // PADDED_TO)
     return out
@@ -216,8 +226,8 @@ def launch(
         GROUP=weight.group_size,
         SPLITS=config.num_splits,
         GATED=out.ndim == 2,
-        EVICTION="evict_first" if row_tiles == 1 else "",
         ASM=not triton.knobs.runtime.interpret,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.max_registers,
     )

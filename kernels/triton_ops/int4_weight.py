@@ -2,9 +2,10 @@
 
 Hopper's warp-group product takes its left side from registers: of 64 rows by 16 columns, a thread of warp w and lane
 4g + c holds rows 16w + g and 16w + g + 8, columns 2c, 2c + 1, 2c + 8 and 2c + 9 (PTX ISA, wgmma register fragments).
-So a matrix is cut into units of 64 outputs by 64 inputs, 2048 bytes each, the bytes counted by (w, g, c, j, h, p):
+So a matrix is cut into units of 64 outputs by 64 inputs, 2048 bytes each, the bytes counted by (w, g, c, j, p, k):
 16 contiguous bytes are what one thread needs in the unit's four steps j of 16 inputs. A byte holds the weights of
-output 16w + 8h + g, at input 16j + 2c + p in its low nibble and at input 16j + 8 + 2c + p in its high one.
+input 16j + 8k + 2c + p, of output 16w + g in its low nibble and of 16w + 8 + g in its high one: the four bytes of a
+step, as a word, have the inputs p = 0 and 1 of a register sixteen bits apart.
 """
 
 from dataclasses import dataclass
@@ -106,14 +107,14 @@ def unpack_from_triton(weight: TritonInt4Weight) -> PackedInt4:
 def pack_words(nibbles: torch.Tensor) -> torch.Tensor:
     """uint8 [N_padded, K / 2] of two weights a byte to uint8 [N_padded / 64, K / 64, 2048]."""
     columns = nibbles.shape[1] * 2 // UNIT
-    values = unpack_nibbles(nibbles).view(-1, 4, 2, 8, columns, 4, 2, 4, 2)  # tile w h g, column j half c p
-    low, high = values.permute(6, 0, 4, 1, 3, 7, 5, 2, 8)
-    return (low | (high << 4)).reshape(-1, columns, UNIT_BYTES)
+    values = unpack_nibbles(nibbles).view(-1, 4, 2, 8, columns, 4, 2, 4, 2)  # tile w h g, column j k c p
+    halves = values.permute(2, 0, 4, 1, 3, 7, 5, 8, 6)
+    return (halves[0] | (halves[1] << 4)).reshape(-1, columns, UNIT_BYTES)
 
 
 def unpack_words(words: torch.Tensor) -> torch.Tensor:
     """Undo `pack_words`: uint8 [tiles, columns, 2048] to uint8 [64 tiles, 32 columns] of two weights a byte."""
     tiles, columns = words.shape[:2]
     halves = torch.stack([words & NIBBLE_MAX, words >> 4]).view(2, tiles, columns, 4, 8, 4, 4, 2, 2)
-    values = halves.permute(1, 3, 7, 4, 2, 6, 0, 5, 8)
+    values = halves.permute(1, 3, 0, 4, 2, 6, 8, 5, 7)
     return pack_nibbles(values.reshape(tiles * UNIT, columns * UNIT))

@@ -22,16 +22,15 @@ def sum_kernel(
     """Grid (rows, num_outputs / COLUMNS)."""
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = columns < num_outputs
-    row = tl.program_id(0).to(tl.int64) * num_outputs
-    stride = num_rows.to(tl.int64) * num_outputs
-    total = tl.load(partials + row + columns, mask=mask)
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.load(partials + row * num_outputs + columns, mask=mask)
     for split in tl.static_range(1, SPLITS):
-        total += tl.load(partials + split * stride + row + columns, mask=mask)
+        total += tl.load(partials + (row + split * num_rows) * num_outputs + columns, mask=mask)
     if HAS_BIAS:
         total += tl.load(bias + columns, mask=mask)
     if ACCUMULATE:
-        total += tl.load(out + row + columns, mask=mask)
-    tl.store(out + row + columns, total, mask=mask)
+        total += tl.load(out + row * num_outputs + columns, mask=mask)
+    tl.store(out + row * num_outputs + columns, total, mask=mask)
 
 
 def sum_partials(
