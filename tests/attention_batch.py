@@ -53,9 +53,9 @@ def make_sequences(
 
 
 def new_tokens(sequences: Sequences, lens: Lens) -> torch.Tensor:
-    """Q of the newest tokens of contexts `lens`; random for sequences of no context, which only pad a batch."""
+    """Q of the newest tokens of contexts `lens`; ones for a sequence of no context, which only pads a batch."""
     parts = zip(sequences.q, lens, strict=True)
-    return torch.cat([q[context - new : context] if context else torch.ones_like(q[:new]) for q, (new, context) in parts])
+    return torch.cat([q[end - new : end] if end else q.new_ones(new, *q.shape[1:]) for q, (new, end) in parts])
 
 
 def step_tensors(sequences: Sequences, lens: Lens) -> StepTensors:
@@ -87,10 +87,10 @@ def attend(
 
 
 def reference(sequences: Sequences, lens: Lens, window: int = 0) -> torch.Tensor:
-    """The same in torch, float32."""
-    lens = [pair for pair in lens if pair[1]]
-    q = new_tokens(sequences, lens).float()
+    """The same in torch, float32, without the sequences of no context."""
+    held = [index for index, (_, context) in enumerate(lens) if context]
+    q = torch.cat([sequences.q[index][lens[index][1] - lens[index][0] : lens[index][1]] for index in held]).float()
     block_size = sequences.cache.shape[2]
-    tables = [t[: -(-c // block_size)].to(DEVICE) for t, (_, c) in zip(sequences.tables, lens, strict=True)]
-    new, contexts = zip(*lens, strict=True)
+    tables = [sequences.tables[index][: -(-lens[index][1] // block_size)].to(DEVICE) for index in held]
+    new, contexts = zip(*[lens[index] for index in held], strict=True)
     return paged_attention(q, sequences.cache, tables, new, contexts, window=window)

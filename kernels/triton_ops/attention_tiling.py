@@ -33,8 +33,9 @@ class AttentionTiling:
 def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
     """The tiling for a head_dim up to 256.
 
-    Strict numerics multiply 64 rows at a time everywhere: with 16 the tensor cores' older instruction is taken (mma.sync
-    instead of wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them.
+    Strict numerics multiply 64 rows at a time everywhere: with 16 the tensor cores' older instruction is taken (mma.sync,
+    not wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them. Above 128,
+    two warp groups share 64 rows, each half of the keys and then of V's columns: one has too few registers.
     """
     wide = head_dim > 128
     return AttentionTiling(
@@ -42,9 +43,9 @@ def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
         segment=SEGMENT,
         tile=32 if wide else 64,
         segment_rows=64 if strict else 16,
-        segment_warps=4,
+        segment_warps=8 if wide and strict else 4,
         tile_rows=64 if wide else 128,
-        tile_warps=4 if wide else 8,
+        tile_warps=8,
         stages=3,
         programs=264 if strict else 396,
     )

@@ -130,7 +130,7 @@ class AttentionWork:
         self.window = window or NO_WINDOW
         sizes = [4, 4 * num_merges, 2 * num_tiles, 4 * max_segments]
         self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        count, merges, tiles, segments = self._buffer.split(sizes)
+        count, merges, tiles, segments = torch.split(self._buffer, sizes)
         self.num_segments, self.merges = count[:1], merges.view(-1, 4)
         self.tiles, self.segments = tiles.view(-1, 2), segments.view(-1, 4)
 
@@ -150,7 +150,7 @@ class AttentionWork:
         wanted = len(plan.merges), len(plan.tiles), len(plan.segments)
         room = len(self.merges), len(self.tiles), len(self.segments)
         if wanted[:2] != room[:2] or wanted[2] > room[2]:
-            raise ValueError(f"a plan of {wanted} merges, tiles and segments does not fit work of {room}: make room for it")
+            raise ValueError(f"a plan of {wanted} merges, tiles and segments does not fit work with room for {room}")
         count = np.array([len(plan.segments), 0, 0, 0], np.int32)
         items = np.concatenate([count, plan.merges.ravel(), plan.tiles.ravel(), plan.segments.ravel()])
         self._buffer[: len(items)].copy_(torch.from_numpy(items))
