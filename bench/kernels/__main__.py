@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 
+from bench.kernels import paged_attention
 from bench.kernels.aot import Row, aot_rows
 from bench.kernels.case import KernelCase
 
 
 def all_cases() -> list[KernelCase]:
     """Every kernel at the sizes of docs/performance.md."""
-    return []
+    return paged_attention.cases()
 
 
 def print_table(rows: list[Row]) -> None:

@@ -33,7 +33,7 @@ class AttentionTiling:
 def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
     """The tiling for a head_dim up to 256.
 
-    Strict numerics multiply 64 rows at a time everywhere: with 16 the tensor cores' older instruction is taken (mma.sync,
+    Strict numerics multiply 64 rows at a time everywhere: with 16 an older instruction is taken (mma.sync,
     not wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them. Above 128,
     two warp groups share 64 rows, each half of the keys and then of V's columns: one has too few registers.
     """
