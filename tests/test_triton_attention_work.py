@@ -28,7 +28,7 @@ def test_every_row_is_done_once(batch: list[tuple[int, int]], group: int, window
     )
     places: dict[int, tuple[int, int, int]] = {}  # row of the workspace: sequence, query row, first key
     for sequence, key, first, place in plan.segments.tolist():
-        for row in range(first, min(first + TILING.segment_rows, news[sequence] * group)):
+        for row in range(first, min(first + plan.segment_rows, news[sequence] * group)):
             assert place + row - first not in places
             places[place + row - first] = sequence, row, key
     assert all(place < room for place in places)
@@ -51,6 +51,27 @@ def test_every_row_is_done_once(batch: list[tuple[int, int]], group: int, window
 def test_one_new_token_of_many_heads_is_short() -> None:
     plan = plan_attention([1], [100], SHORT_ROWS + 1, TILING, 0, 10**6)
     assert len(plan.tiles) == 0
+
+
+def test_few_tokens_are_short_where_the_context_is_long() -> None:
+    for new, context, short in ((2, 97, True), (2, 96, False), (128, 1000, True), (129, 1000, False)):
+        plan = plan_attention([new], [context], 4, TILING, 0, 10**6)
+        assert (len(plan.merges), len(plan.tiles) == 0) == (new if short else 0, short)
+
+
+def test_single_tokens_come_first_where_room_is_scarce() -> None:
+    plan = plan_attention([9, 1, 1], [200, 200, 90], 4, TILING, 0, 7 * 4 + 3 * 4)
+    assert plan.merges[:, 0].tolist() == [9, 10]
+    assert plan.tiles[:, 0].tolist() == [0]
+
+
+def test_strict_items_have_the_same_rows_for_any_batch() -> None:
+    strict = replace(attention_tiling(64, strict=True), segment=32, tile=16)
+    rows = [
+        [plan_attention(news, [200, 300], 4, tiling, 0, 10**6).segment_rows for news in ([1, 1], [1, 9])]
+        for tiling in (TILING, strict)
+    ]
+    assert rows == [[16, 64], [64, 64]]
 
 
 def test_a_window_leaves_out_the_segments_before_it() -> None:

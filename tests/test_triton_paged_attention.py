@@ -29,7 +29,7 @@ from tests.triton_device import DEVICE, DTYPES
 
 TOLERANCE = {torch.float16: 3e-3, torch.bfloat16: 2.4e-2}
 BATCHES = st.lists(st.tuples(st.integers(1, 90), st.integers(0, 90)), min_size=1, max_size=4)
-RAGGED = [(1, 70), (1, 1), (3, 45), (40, 67), (33, 33), (1, 32)]
+RAGGED = [(1, 70), (1, 1), (3, 45), (40, 67), (33, 33), (1, 32), (41, 140)]
 
 
 def assert_right(
@@ -62,7 +62,7 @@ def test_a_ragged_batch(dtype: torch.dtype, strict: bool, window: int) -> None:
     ],
 )
 def test_heads_and_blocks(dtype: torch.dtype, strict: bool, shape: AttentionShape, block_size: int) -> None:
-    lens = [(1, 39), (30, 50), (2, 2)]
+    lens = [(1, 39), (30, 50), (7, 100), (2, 2)]
     sequences = make_sequences([context for _, context in lens], shape, block_size, dtype)
     assert_right(sequences, lens, small_tiling(strict=strict))
 

@@ -76,7 +76,7 @@ class TritonPagedAttention:
             q, cache[0], cache[1], step.block_tables, step.query_starts, step.context_lens,
             work.segments, work.num_segments, self._workspace.acc, self._workspace.sums,
             step.block_tables.stride(0), work.window, self._scale,
-            **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=tiling.segment_rows, TILE=tiling.tile,
+            **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=work.segment_rows, TILE=tiling.tile,
             SEGMENT=tiling.segment, STAGES=tiling.stages, num_warps=tiling.segment_warps,
         )  # fmt: skip
 
