@@ -25,3 +25,28 @@ def rows() -> list[dict[str, Any]]:
 def test_no_kernel_spills_or_overfills_shared_memory(rows: list[dict[str, Any]]) -> None:
     assert rows
     assert [row for row in rows if row["spills"] or row["shared_bytes"] > MAX_SHARED_BYTES] == []
+
+
+def attention(rows: list[dict[str, Any]], kernel: str, numerics: str) -> list[dict[str, Any]]:
+    found = [row for row in rows if row["kernel"] == kernel and row["case"].startswith("paged_attention")]
+    return [row for row in found if row["case"].endswith(numerics)]
+
+
+def test_strict_attention_multiplies_by_the_same_instructions_in_decode_and_prefill(rows: list[dict[str, Any]]) -> None:
+    """64 rows a warp group; the weights go from registers to the second product (RS)."""
+    found = attention(rows, "attend_segments", "strict") + attention(rows, "attend_tiles", "strict")
+    assert {row["kernel"] for row in found} == {"attend_segments", "attend_tiles"}
+    assert {(row["wgmma"], row["mma_sync"]) for row in found} == {("m64n128k16 RS, m64n64k16 SS", 0)}
+
+
+def test_fast_attention_multiplies_16_rows_in_decode_and_64_in_prefill(rows: list[dict[str, Any]]) -> None:
+    decode, prefill = attention(rows, "attend_segments", "fast"), attention(rows, "attend_tiles", "fast")
+    assert {(row["wgmma"], row["mma_sync"] > 0) for row in decode} == {("", True)}
+    assert {(row["wgmma"], row["mma_sync"]) for row in prefill} == {("m64n128k16 RS, m64n64k16 SS", 0)}
+
+
+def test_attention_copies_k_and_v_while_it_computes(rows: list[dict[str, Any]]) -> None:
+    """Two tiles of each before a loop and one in it; `attend_tiles` has two loops. The blocks' ids are not copied."""
+    for numerics in ("strict", "fast"):
+        assert {row["async_copies"] for row in attention(rows, "attend_segments", numerics)} == {6}
+        assert {row["async_copies"] for row in attention(rows, "attend_tiles", numerics)} == {12}

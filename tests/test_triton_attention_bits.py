@@ -13,7 +13,7 @@ from kernels.triton_ops.attention_tiling import attention_tiling
 from tests.attention_batch import Sequences, attend, make_sequences, small_tiling
 from tests.triton_device import DTYPES
 
-LENGTHS = [150, 77, 33]
+LENGTHS = [140, 77, 33]
 IN_TILES = 0  # workspace rows that leave everything to attend_tiles
 STRICT = small_tiling(strict=True)
 
@@ -26,7 +26,7 @@ def sequences(request: pytest.FixtureRequest) -> Sequences:
 @pytest.mark.parametrize("window", [0, 20, 50])
 def test_segments_and_tiles_are_the_same_to_the_last_bit(sequences: Sequences, window: int) -> None:
     prompts = torch.split(attend(sequences, [(n, n) for n in LENGTHS], STRICT, window, IN_TILES), LENGTHS)
-    for contexts in ([150, 77, 33], [149, 64, 32], [97, 65, 1]):
+    for contexts in ([140, 77, 33], [139, 64, 32], [97, 65, 1]):
         tokens = attend(sequences, [(1, context) for context in contexts], STRICT, window)
         for token, prompt, context in zip(tokens, prompts, contexts, strict=True):
             assert torch.equal(token, prompt[context - 1])
@@ -40,7 +40,7 @@ def test_fast_numerics_would_not_pass() -> None:
     assert not all(torch.equal(token, prompt[-1]) for token, prompt in zip(tokens, prompts, strict=True))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(st.sampled_from([0, 20]), st.sampled_from([IN_TILES, 100, 4096]), st.data())
 def test_any_chunks_in_any_batch(window: int, workspace_rows: int, data: st.DataObject) -> None:
     sequences = make_sequences(LENGTHS, dtype=DTYPES[-1])

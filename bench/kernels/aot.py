@@ -26,7 +26,7 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
     """What can be said of a kernel without running it.
 
     `wgmma` names the warp-group products, RS where the left side comes from registers and SS where from shared memory;
-    `mma_sync` counts the older instruction; `layout_conversions` those between threads that go through shared memory.
+    `mma_sync` counts the older instruction; `async_copies` those to shared memory; `layout_conversions` those between threads that go through shared memory.
     """
     kinds = {f"{shape} {'RS' if side == '{' else 'SS'}" for shape, side in WGMMA.findall(kernel.ptx)}
     return {
@@ -34,6 +34,7 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
         "kernel": kernel.name,
         "wgmma": ", ".join(sorted(kinds)),
         "mma_sync": kernel.ptx.count("mma.sync"),
+        "async_copies": kernel.ttgir.count("ttg.async_copy_global_to_local"),
         "layout_conversions": kernel.ttgir.count("ttg.convert_layout"),
         "spills": kernel.spill_bytes,
         "shared_bytes": kernel.shared_bytes,

@@ -42,7 +42,12 @@ def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
     Strict numerics multiply 64 rows at a time everywhere: with 16 an older instruction is taken (mma.sync,
     not wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them. Above 128,
     two warp groups share 64 rows, each half of the keys and then of V's columns: one has too few registers.
+
+    Raises:
+        ValueError: head_dim is larger.
     """
+    if head_dim > 256:
+        raise ValueError(f"heads of {head_dim} are too wide for the attention kernels, which take up to 256")
     wide = head_dim > 128
     return AttentionTiling(
         strict=strict,

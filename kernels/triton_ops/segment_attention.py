@@ -15,7 +15,7 @@ import triton.language as tl
 from kernels.triton_ops.attention_body import merge, nothing_seen, query_rows, see_keys, weighted_mean
 
 
-@triton.jit(do_not_specialize=["table_stride", "window"])
+@triton.jit(do_not_specialize=["table_stride", "window"], do_not_specialize_on_alignment=["items"])
 def attend_segments(
     q: tl.tensor,
     k_cache: tl.tensor,
