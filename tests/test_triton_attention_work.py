@@ -23,11 +23,12 @@ def test_every_row_is_done_once(batch: list[tuple[int, int]], group: int, window
     wanted = {(sequence, row) for sequence, new in enumerate(news) for row in range(new * group)}
     in_tiles = Counter(
         (sequence, row)
-        for sequence, first in plan.tiles.tolist()
+        for sequence, first, *_ in plan.tiles.tolist()
         for row in range(first, min(first + TILING.tile_rows, news[sequence] * group))
     )
     places: dict[int, tuple[int, int, int]] = {}  # row of the workspace: sequence, query row, first key
-    for sequence, key, first, place in plan.segments.tolist():
+    for sequence, key, first, place, start, new, context in plan.segments.tolist():
+        assert (start, new, context) == (sum(news[:sequence]), news[sequence], contexts[sequence])
         for row in range(first, min(first + plan.segment_rows, news[sequence] * group)):
             assert place + row - first not in places
             places[place + row - first] = sequence, row, key
@@ -81,7 +82,8 @@ def test_a_window_leaves_out_the_segments_before_it() -> None:
 
 def test_the_tiles_that_see_most_come_first() -> None:
     plan = plan_attention([100, 60], [100, 400], 4, TILING, 0, 0)
-    assert plan.tiles.tolist() == [[1, 128], [1, 0], [0, 384], [0, 256], [0, 128], [0, 0]]
+    assert plan.tiles[:, :2].tolist() == [[1, 128], [1, 0], [0, 384], [0, 256], [0, 128], [0, 0]]
+    assert plan.tiles[[0, 2], 2:].tolist() == [[100, 60, 400], [0, 100, 100]]
 
 
 def test_a_padding_row_has_nothing_to_merge() -> None:

@@ -19,11 +19,11 @@ from tests.attention_batch import (
     Lens,
     Sequences,
     attend,
+    block_tables,
     make_sequences,
     new_tokens,
     reference,
     small_tiling,
-    step_tensors,
 )
 from tests.triton_device import DEVICE, DTYPES
 
@@ -112,7 +112,7 @@ def test_work_is_filled_again_for_the_next_step() -> None:
         lens = [(1, context) for context in contexts]
         work.fill(plan_attention([1, 1, 1], contexts, sequences.group, tiling, 0, workspace.rows))
         q = new_tokens(sequences, lens)
-        out = attention(q, sequences.cache, step_tensors(sequences, lens), work).view(q.shape)
+        out = attention(q, sequences.cache, block_tables(sequences), work).view(q.shape)
         assert torch.equal(out, attend(sequences, lens, tiling))
 
 
@@ -124,16 +124,16 @@ def test_a_cuda_graph_serves_contexts_of_any_length() -> None:
     attention = TritonPagedAttention(shape, tiling, AttentionWorkspace(shape, 256, DEVICE))
     work = AttentionWork(num_merges=3, num_tiles=0, max_segments=32, window=0, device=DEVICE)
     lens = [(1, 3000), (1, 700), (1, 1500)]
-    q, step = new_tokens(sequences, lens), step_tensors(sequences, lens)
-    attention(q, sequences.cache, step, work)  # compiles
+    q, tables = new_tokens(sequences, lens), block_tables(sequences)
+    work.fill(plan_attention([1, 1, 1], [3000, 700, 1500], 4, tiling, 0, 256))
+    attention(q, sequences.cache, tables, work)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = attention(q, sequences.cache, step, work)
+        out = attention(q, sequences.cache, tables, work)
     for contexts in ([3000, 700, 1500], [17, 512, 513], [2999, 0, 1]):
         lens = [(1, context) for context in contexts]
         work.fill(plan_attention([1, 1, 1], contexts, 4, tiling, 0, 256))
         q.copy_(new_tokens(sequences, lens))
-        step.context_lens.copy_(torch.tensor(contexts))
         graph.replay()
         assert torch.equal(out.view(q.shape), attend(sequences, lens, tiling))
 

@@ -26,7 +26,8 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
     """What can be said of a kernel without running it.
 
     `wgmma` names the warp-group products, RS where the left side comes from registers and SS where from shared memory;
-    `mma_sync` counts the older instruction; `async_copies` those to shared memory; `layout_conversions` those between threads that go through shared memory.
+    `mma_sync` counts the older instruction; `async_copies` loads that go to shared memory while the program computes;
+    `layout_conversions` those between threads that go through shared memory.
     """
     kinds = {f"{shape} {'RS' if side == '{' else 'SS'}" for shape, side in WGMMA.findall(kernel.ptx)}
     return {

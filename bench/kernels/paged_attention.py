@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.kernels.case import KernelCase, Launch
-from kernels.attention_inputs import AttentionShape, StepTensors
+from kernels.attention_inputs import AttentionShape
 from kernels.triton_ops.attention_tiling import attention_tiling
 from kernels.triton_ops.attention_work import AttentionWork, plan_attention
 from kernels.triton_ops.paged_attention import AttentionWorkspace, TritonPagedAttention
@@ -77,16 +77,12 @@ def make_paged(size: Size, strict: bool, device: torch.device) -> Launch:
     q = normal(tokens, shape.num_heads, shape.head_dim, device=device)
     tables = torch.randperm(size.batch * size.context // BLOCK_SIZE, device=device).int().view(size.batch, -1)
     cache = normal(2, tables.numel(), BLOCK_SIZE, shape.num_kv_heads, shape.head_dim, device=device)
-    unused = torch.empty(0, dtype=torch.int64, device=device)
-    starts = torch.arange(0, tokens + 1, size.new, dtype=torch.int32, device=device)
-    contexts = torch.full((size.batch,), size.context, dtype=torch.int32, device=device)
-    step = StepTensors(unused, unused, tables, starts, contexts)
     workspace = AttentionWorkspace(shape, 1 << 14, device)
     lens = [size.new] * size.batch, [size.context] * size.batch
     plan = plan_attention(*lens, shape.num_heads // shape.num_kv_heads, tiling, 0, workspace.rows)
     work = AttentionWork.of(plan, 0, device)
     attention = TritonPagedAttention(shape, tiling, workspace)
-    return lambda: attention(q, cache, step, work)
+    return lambda: attention(q, cache, tables, work)
 
 
 def make_sdpa(size: Size, device: torch.device) -> Launch:

@@ -25,9 +25,10 @@ class AttentionPlan:
     """Items of the kernels, int32; window of 1 << 30 for none.
 
     Attributes:
-        segments: [items, 4], (sequence, first key, first query row, first row of the workspace).
+        segments: [items, 7], (sequence, first key, first query row, first row of the workspace, then the sequence's
+            first token, new tokens, and tokens in its context).
         merges: [tokens, 4], (token, first row of the workspace, rows from segment to segment, segments).
-        tiles: [items, 2], (sequence, first query row), the one that sees most keys first.
+        tiles: [items, 5], (sequence, first query row, then as in `segments`), the one that sees most keys first.
         segment_rows: query rows of an item of `segments`.
     """
 
@@ -64,11 +65,12 @@ def plan_attention(
     short = while_room(short, segments * rows, workspace_rows)
     needed = segments * rows * short
     starts, bases = np.cumsum(queries) - queries, np.cumsum(needed) - needed
+    lengths = np.stack([starts, queries, contexts], 1)
     segment_rows = tiling.segment_rows_for(int((rows * short).max(initial=0)))
     return AttentionPlan(
-        segment_items(short, first_keys, segments, rows, bases, tiling.segment, segment_rows),
+        segment_items(short, first_keys, segments, rows, bases, lengths, tiling.segment, segment_rows),
         merge_items(short, starts, queries, bases, rows, segments, group),
-        tile_items(~short, contexts - queries, rows, group, tiling.tile_rows),
+        tile_items(~short, rows, lengths, group, tiling.tile_rows),
         segment_rows,
     )
 
@@ -92,6 +94,7 @@ def segment_items(
     segments: Ints,
     rows: Ints,
     bases: Ints,
+    lengths: Ints,
     segment_keys: int,
     segment_rows: int,
 ) -> npt.NDArray[np.int32]:
@@ -100,7 +103,8 @@ def segment_items(
     owners, index = count_within(segments * tiles * short)
     segment, first_rows = index // tiles[owners], index % tiles[owners] * segment_rows
     keys = first_keys[owners] + segment * segment_keys
-    return np.stack([owners, keys, first_rows, bases[owners] + segment * rows[owners] + first_rows], 1).astype(np.int32)
+    places = bases[owners] + segment * rows[owners] + first_rows
+    return np.column_stack([owners, keys, first_rows, places, lengths[owners]]).astype(np.int32)
 
 
 def merge_items(
@@ -113,13 +117,14 @@ def merge_items(
 
 
 def tile_items(
-    long: npt.NDArray[np.bool_], first_positions: Ints, rows: Ints, group: int, tile_rows: int
+    long: npt.NDArray[np.bool_], rows: Ints, lengths: Ints, group: int, tile_rows: int
 ) -> npt.NDArray[np.int32]:
     """`AttentionPlan.tiles`."""
     owners, tile = count_within(-(-rows // tile_rows) * long)
     first_rows = tile * tile_rows
-    order = np.argsort(-(first_positions[owners] + first_rows // group), kind="stable")
-    return np.stack([owners, first_rows], 1)[order].astype(np.int32)
+    first_positions = (lengths[:, 2] - lengths[:, 1])[owners] + first_rows // group
+    order = np.argsort(-first_positions, kind="stable")
+    return np.column_stack([owners, first_rows, lengths[owners]])[order].astype(np.int32)
 
 
 class AttentionWork:
@@ -138,11 +143,11 @@ class AttentionWork:
         """
         self.window = window or NO_WINDOW
         self.segment_rows = 0
-        sizes = [4, 4 * num_merges, 2 * num_tiles, 4 * max_segments]
+        sizes = [4, 4 * num_merges, 5 * num_tiles, 7 * max_segments]
         self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
         count, merges, tiles, segments = torch.split(self._buffer, sizes)
         self.num_segments, self.merges = count[:1], merges.view(-1, 4)
-        self.tiles, self.segments = tiles.view(-1, 2), segments.view(-1, 4)
+        self.tiles, self.segments = tiles.view(-1, 5), segments.view(-1, 7)
 
     @classmethod
     def of(cls, plan: AttentionPlan, window: int, device: torch.device) -> "AttentionWork":
