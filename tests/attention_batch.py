@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels.attention_inputs import AttentionShape, StepTensors
+from kernels.attention_inputs import AttentionShape
 from kernels.paged_attention import paged_attention
 from kernels.triton_ops.attention_tiling import AttentionTiling, attention_tiling
 from kernels.triton_ops.attention_work import AttentionWork, plan_attention
@@ -53,22 +53,18 @@ def make_sequences(
 
 
 def new_tokens(sequences: Sequences, lens: Lens) -> torch.Tensor:
-    """Q of the newest tokens of contexts `lens`; random for sequences of no context, which only pad a batch."""
+    """Q of the newest tokens of contexts `lens`; ones for a sequence of no context, which only pads a batch."""
     parts = zip(sequences.q, lens, strict=True)
-    return torch.cat(
-        [q[context - new : context] if context else torch.ones_like(q[:new]) for q, (new, context) in parts]
-    )
+    return torch.cat([q[end - new : end] if end else q.new_ones(new, *q.shape[1:]) for q, (new, end) in parts])
 
 
-def step_tensors(sequences: Sequences, lens: Lens) -> StepTensors:
+def block_tables(sequences: Sequences) -> torch.Tensor:
+    """int32 [sequences, blocks]."""
     width = max(len(table) for table in sequences.tables)
-    tables = torch.zeros(len(lens), width, dtype=torch.int32)
+    tables = torch.zeros(len(sequences.tables), width, dtype=torch.int32)
     for row, table in zip(tables, sequences.tables, strict=True):
         row[: len(table)] = table
-    starts = torch.tensor([0, *(new for new, _ in lens)]).cumsum(0)
-    unused = torch.empty(0, dtype=torch.int64, device=DEVICE)
-    contexts = torch.tensor([context for _, context in lens])
-    return StepTensors(unused, unused, tables.to(DEVICE), starts.int().to(DEVICE), contexts.int().to(DEVICE))
+    return tables.to(DEVICE)
 
 
 def small_tiling(*, strict: bool) -> AttentionTiling:
@@ -84,15 +80,15 @@ def attend(
     plan = plan_attention(new, contexts, sequences.group, tiling, window, workspace_rows)
     workspace = AttentionWorkspace(sequences.shape, workspace_rows, DEVICE)
     attention = TritonPagedAttention(sequences.shape, tiling, workspace)
-    q, step = new_tokens(sequences, lens), step_tensors(sequences, lens)
-    return attention(q, sequences.cache, step, AttentionWork.of(plan, window, DEVICE)).view(q.shape)
+    q = new_tokens(sequences, lens)
+    return attention(q, sequences.cache, block_tables(sequences), AttentionWork.of(plan, window, DEVICE)).view(q.shape)
 
 
 def reference(sequences: Sequences, lens: Lens, window: int = 0) -> torch.Tensor:
-    """The same in torch, float32."""
-    lens = [pair for pair in lens if pair[1]]
-    q = new_tokens(sequences, lens).float()
+    """The same in torch, float32, without the sequences of no context."""
+    held = [index for index, (_, context) in enumerate(lens) if context]
+    q = torch.cat([sequences.q[index][lens[index][1] - lens[index][0] : lens[index][1]] for index in held]).float()
     block_size = sequences.cache.shape[2]
-    tables = [t[: -(-c // block_size)].to(DEVICE) for t, (_, c) in zip(sequences.tables, lens, strict=True)]
-    new, contexts = zip(*lens, strict=True)
+    tables = [sequences.tables[index][: -(-lens[index][1] // block_size)].to(DEVICE) for index in held]
+    new, contexts = zip(*[lens[index] for index in held], strict=True)
     return paged_attention(q, sequences.cache, tables, new, contexts, window=window)

@@ -15,3 +15,28 @@ def test_the_kernels_of_rows_are_compiled_once_and_load_16_bytes_at_a_time(rows:
     kernels = [row for row in rows if row["kernel"] in ("add_norm_kernel", "rope_store_kernel", "silu_mul_kernel")]
     assert [row["case"] for row in kernels] == ["add_norm 4096 T=1", "rope_store 32/8x128 T=1", "silu_mul 14336 T=1"]
     assert all(row["loads_16_bytes"] >= 6 for row in kernels)
+
+
+def attention(rows: list[dict[str, Any]], kernel: str, numerics: str) -> list[dict[str, Any]]:
+    found = [row for row in rows if row["kernel"] == kernel and row["case"].startswith("paged_attention")]
+    return [row for row in found if row["case"].endswith(numerics)]
+
+
+def test_strict_attention_multiplies_by_the_same_instructions_in_decode_and_prefill(rows: list[dict[str, Any]]) -> None:
+    """64 rows a warp group; the weights go from registers to the second product (RS)."""
+    found = attention(rows, "attend_segments", "strict") + attention(rows, "attend_tiles", "strict")
+    assert {row["kernel"] for row in found} == {"attend_segments", "attend_tiles"}
+    assert {(row["wgmma"], row["mma_sync"]) for row in found} == {("m64n128k16 RS, m64n64k16 SS", 0)}
+
+
+def test_fast_attention_multiplies_16_rows_in_decode_and_64_in_prefill(rows: list[dict[str, Any]]) -> None:
+    decode, prefill = attention(rows, "attend_segments", "fast"), attention(rows, "attend_tiles", "fast")
+    assert {(row["wgmma"], row["mma_sync"] > 0) for row in decode} == {("", True)}
+    assert {(row["wgmma"], row["mma_sync"]) for row in prefill} == {("m64n128k16 RS, m64n64k16 SS", 0)}
+
+
+def test_attention_copies_k_and_v_while_it_computes(rows: list[dict[str, Any]]) -> None:
+    """Two tiles of each before a loop and one in it; `attend_tiles` has two loops. The blocks' ids are not copied."""
+    for numerics in ("strict", "fast"):
+        assert {row["async_copies"] for row in attention(rows, "attend_segments", numerics)} == {6}
+        assert {row["async_copies"] for row in attention(rows, "attend_tiles", numerics)} == {12}

@@ -15,7 +15,7 @@ if not HAS_GPU:
     patch_tensor = interpreter._patch_lang_tensor
 
     def patch_tensor_and_index(tensor: Any, scope: Any) -> None:
-        """Let a loop's bound be a number of the kernel: an array of one element, to NumPy 2.4 no index."""
+        """Let a kernel's number bound a loop: to the interpreter it is an array of one, for NumPy 2.4 no index."""
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 

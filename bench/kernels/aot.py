@@ -26,9 +26,9 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
     """What can be said of a kernel without running it.
 
     `wgmma` names the warp-group products, RS where the left side comes from registers and SS where from shared memory;
-    `mma_sync` counts the older instruction; `layout_conversions` those between threads that go through shared memory;
-    `stores_before_product` writes to shared memory from registers that stand before the last product in the code: what
-    is put there to be multiplied.
+    `mma_sync` counts the older instruction; `async_copies` loads that go to shared memory while the program computes;
+    `layout_conversions` those between threads that go through shared memory; `stores_before_product` writes to shared
+    memory from registers that stand before the last product in the code: what is put there to be multiplied.
     """
     before_product = kernel.ptx.rpartition("wgmma.mma_async")[0]
     kinds = {f"{shape} {'RS' if side == '{' else 'SS'}" for shape, side in WGMMA.findall(kernel.ptx)}
@@ -37,6 +37,7 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
         "kernel": kernel.name,
         "wgmma": ", ".join(sorted(kinds)),
         "mma_sync": kernel.ptx.count("mma.sync"),
+        "async_copies": kernel.ttgir.count("ttg.async_copy_global_to_local"),
         "layout_conversions": kernel.ttgir.count("ttg.convert_layout"),
         "stores_before_product": before_product.count("st.shared"),
         "spills": kernel.spill_bytes,

@@ -23,7 +23,7 @@ def query_rows(
     ROWS: tl.constexpr,
     DIMS: tl.constexpr,
     TOKEN_STRIDE: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # noqa: E501
+) -> tuple[tl.tensor, tl.tensor]:
     """Where the rows from `first_row` on lie in Q, from the first one's token on.
 
     Returns offsets int32 [ROWS, DIMS], and which of them exist.
@@ -36,19 +36,19 @@ def query_rows(
 
 
 @triton.jit
-def nothing_seen(ROWS: tl.constexpr, DIMS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(highest, total, acc) of no keys; -1e30 is below any score and, unlike infinity, can be subtracted from itself."""
+def nothing_seen(ROWS: tl.constexpr, DIMS: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """(highest, total, acc) of no keys: -1e30 is below any score and, unlike infinity, less itself is a number."""
     return tl.full((ROWS,), -1e30, tl.float32), tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS, DIMS), tl.float32)
 
 
 @triton.jit
-def load_blocks(block_table: tl.tensor, keys: tl.tensor, context_len: int, BLOCK_SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: E501
+def load_blocks(block_table: tl.tensor, keys: tl.tensor, context_len: int, BLOCK_SIZE: tl.constexpr) -> tl.tensor:
     """The blocks that hold `keys`, int32 [TILE]; 0 for those beyond the context."""
     return tl.load(block_table + keys // BLOCK_SIZE, mask=keys < context_len, other=0)
 
 
 @triton.jit
-def see_keys(  # type: ignore[no-untyped-def]
+def see_keys(
     q: tl.tensor,
     highest: tl.tensor,
     total: tl.tensor,
@@ -68,7 +68,7 @@ def see_keys(  # type: ignore[no-untyped-def]
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
     MASKED: tl.constexpr,
-):
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Let rows q [ROWS, DIMS] at `positions` int32 [ROWS] see the keys from `begin` to `end` as well, TILE by TILE.
 
     Without MASKED each row must see all of these keys. The blocks of a tile are loaded one tile ahead of its K and V,
@@ -81,7 +81,7 @@ def see_keys(  # type: ignore[no-untyped-def]
         keys = start + lanes
         offsets = (blocks.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE)[:, None] * KEY_STRIDE + dims[None, :]
         blocks = load_blocks(block_table, keys + TILE, context_len, BLOCK_SIZE)
-        if MASKED or HEAD_DIM < q.shape[1]:
+        if MASKED or q.shape[1] > HEAD_DIM:
             exists = (keys < context_len)[:, None] & (dims < HEAD_DIM)[None, :]
             k = tl.load(k_cache + offsets, mask=exists, other=0.0)
             v = tl.load(v_cache + offsets, mask=exists, other=0.0)  # zeros: what is not K or V may be NaN
@@ -101,7 +101,7 @@ def see_keys(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def merge(  # type: ignore[no-untyped-def]
+def merge(
     highest: tl.tensor,
     total: tl.tensor,
     acc: tl.tensor,
@@ -109,7 +109,7 @@ def merge(  # type: ignore[no-untyped-def]
     next_total: tl.tensor,
     next_acc: tl.tensor,
     scale: float,
-):
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """What rows saw first, and what they see next, as one."""
     before, highest = highest, tl.maximum(highest, next_highest)
     kept = tl.exp2((before - highest) * scale)
@@ -120,6 +120,6 @@ def merge(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def weighted_mean(total: tl.tensor, acc: tl.tensor):  # type: ignore[no-untyped-def]
+def weighted_mean(total: tl.tensor, acc: tl.tensor) -> tl.tensor:
     """The rows' attention, float32 [ROWS, DIMS]: zeros where nothing was seen."""
     return acc * (1.0 / tl.where(total > 0.0, total, 1.0))[:, None]

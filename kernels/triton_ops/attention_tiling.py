@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SEGMENT = 512  # keys whose attention is merged in order; less waits more often for memory, more leaves processors idle
+WGMMA_ROWS = 64  # of one instruction of a warp group
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class AttentionTiling:
         strict: bits of a position do not depend on which kernel computes it, nor with what else.
         segment: keys of a segment.
         tile: keys of one step of a loop.
-        segment_rows, segment_warps: query rows and warps of a program of `segment_attention`.
+        segment_rows, segment_warps: query rows and warps of a program of `segment_attention`; where a sequence has more
+            rows, WGMMA_ROWS.
         tile_rows, tile_warps: the same of `tile_attention`.
         stages: tiles of K and V in flight or in use, one program's.
         programs: programs of `segment_attention` that an H200 (132 processors) holds at once.
@@ -29,22 +31,32 @@ class AttentionTiling:
     stages: int
     programs: int
 
+    def segment_rows_for(self, most_rows: int) -> int:
+        """Query rows of a program where the longest sequence has `most_rows`; the same for all in strict numerics."""
+        return self.segment_rows if most_rows <= self.segment_rows else WGMMA_ROWS
+
 
 def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
     """The tiling for a head_dim up to 256.
 
-    Strict numerics multiply 64 rows at a time everywhere: with 16 the tensor cores' older instruction is taken (mma.sync
-    instead of wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them.
+    Strict numerics multiply 64 rows at a time everywhere: with 16 an older instruction is taken (mma.sync,
+    not wgmma), which adds in another order. 128 rows are twice 64 to the two warp groups that share them. Above 128,
+    two warp groups share 64 rows, each half of the keys and then of V's columns: one has too few registers.
+
+    Raises:
+        ValueError: head_dim is larger.
     """
+    if head_dim > 256:
+        raise ValueError(f"heads of {head_dim} are too wide for the attention kernels, which take up to 256")
     wide = head_dim > 128
     return AttentionTiling(
         strict=strict,
         segment=SEGMENT,
         tile=32 if wide else 64,
-        segment_rows=64 if strict else 16,
-        segment_warps=4,
+        segment_rows=WGMMA_ROWS if strict else 16,
+        segment_warps=8 if wide else 4,
         tile_rows=64 if wide else 128,
-        tile_warps=4 if wide else 8,
+        tile_warps=8,
         stages=3,
         programs=264 if strict else 396,
     )

@@ -1,7 +1,8 @@
 """What the programs of the attention kernels do in one step, decided on the host, which knows all lengths.
 
-Sequences with few new tokens (decode, or the end of a prompt whose beginning was cached) go to `segment_attention`, as
-many programs as there are segments; the others to `tile_attention`. In strict numerics both compute the same bits.
+Sequences of one new token, or of few over a long context (the end of a prompt whose beginning was cached), go to
+`segment_attention`: in `tile_attention`, where the others go, they would leave most of the GPU idle. In strict numerics
+both compute the same bits.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ import torch
 
 from kernels.triton_ops.attention_tiling import AttentionTiling
 
-SHORT_ROWS = 64  # query rows of a KV head up to which a sequence goes to segment_attention
+SHORT_ROWS = 512  # query rows of a KV head: up to so many are few,
+LONG_SEGMENTS = 4  # and from so many segments on a context is long
 NO_WINDOW = 1 << 30  # longer than any context
 Ints = npt.NDArray[np.int64]
 
@@ -23,14 +25,17 @@ class AttentionPlan:
     """Items of the kernels, int32; window of 1 << 30 for none.
 
     Attributes:
-        segments: [items, 4], (sequence, first key, first query row, first row of the workspace).
+        segments: [items, 7], (sequence, first key, first query row, first row of the workspace, then the sequence's
+            first token, new tokens, and tokens in its context).
         merges: [tokens, 4], (token, first row of the workspace, rows from segment to segment, segments).
-        tiles: [items, 2], (sequence, first query row), the one that sees most keys first.
+        tiles: [items, 5], (sequence, first query row, then as in `segments`), the one that sees most keys first.
+        segment_rows: query rows of an item of `segments`.
     """
 
     segments: npt.NDArray[np.int32]
     merges: npt.NDArray[np.int32]
     tiles: npt.NDArray[np.int32]
+    segment_rows: int
 
 
 def plan_attention(
@@ -56,25 +61,25 @@ def plan_attention(
     rows = queries * group
     first_keys = np.maximum(contexts - queries - (window or NO_WINDOW) + 1, 0) // tiling.segment * tiling.segment
     segments = np.maximum(-(-(contexts - first_keys) // tiling.segment), 0)
-    needed = np.where(rows <= max(SHORT_ROWS, group), segments * rows, workspace_rows + 1)
-    short = in_turn_while_room(needed, workspace_rows)
-    starts = np.cumsum(queries) - queries
-    bases = np.cumsum(needed * short) - needed * short
+    short = (queries == 1) | ((rows <= SHORT_ROWS) & (segments >= LONG_SEGMENTS))
+    short = while_room(short, segments * rows, workspace_rows)
+    needed = segments * rows * short
+    starts, bases = np.cumsum(queries) - queries, np.cumsum(needed) - needed
+    lengths = np.stack([starts, queries, contexts], 1)
+    segment_rows = tiling.segment_rows_for(int((rows * short).max(initial=0)))
     return AttentionPlan(
-        segment_items(short, first_keys, segments, rows, bases, tiling),
+        segment_items(short, first_keys, segments, rows, bases, lengths, tiling.segment, segment_rows),
         merge_items(short, starts, queries, bases, rows, segments, group),
-        tile_items(~short, contexts - queries, rows, group, tiling.tile_rows),
+        tile_items(~short, rows, lengths, group, tiling.tile_rows),
+        segment_rows,
     )
 
 
-def in_turn_while_room(needed: Ints, room: int) -> npt.NDArray[np.bool_]:
-    """Which of the needs are met when each in turn takes what it needs if there is room for it."""
-    met = np.zeros(len(needed), np.bool_)
-    for index, need in enumerate(needed.tolist()):
-        if need <= room:
-            met[index] = True
-            room -= need
-    return met
+def while_room(wanted: npt.NDArray[np.bool_], needed: Ints, room: int) -> npt.NDArray[np.bool_]:
+    """Which of those `wanted` are granted what they need, the smallest first, while there is room."""
+    order = np.argsort(np.where(wanted, needed, np.iinfo(np.int64).max), kind="stable")
+    granted = np.cumsum((needed * wanted)[order]) <= room
+    return wanted & granted[np.argsort(order)]
 
 
 def count_within(counts: Ints) -> tuple[Ints, Ints]:
@@ -84,14 +89,22 @@ def count_within(counts: Ints) -> tuple[Ints, Ints]:
 
 
 def segment_items(
-    short: npt.NDArray[np.bool_], first_keys: Ints, segments: Ints, rows: Ints, bases: Ints, tiling: AttentionTiling
+    short: npt.NDArray[np.bool_],
+    first_keys: Ints,
+    segments: Ints,
+    rows: Ints,
+    bases: Ints,
+    lengths: Ints,
+    segment_keys: int,
+    segment_rows: int,
 ) -> npt.NDArray[np.int32]:
     """`AttentionPlan.segments`."""
-    tiles = -(-rows // tiling.segment_rows)
+    tiles = -(-rows // segment_rows)
     owners, index = count_within(segments * tiles * short)
-    segment, first_rows = index // tiles[owners], index % tiles[owners] * tiling.segment_rows
-    keys = first_keys[owners] + segment * tiling.segment
-    return np.stack([owners, keys, first_rows, bases[owners] + segment * rows[owners] + first_rows], 1).astype(np.int32)
+    segment, first_rows = index // tiles[owners], index % tiles[owners] * segment_rows
+    keys = first_keys[owners] + segment * segment_keys
+    places = bases[owners] + segment * rows[owners] + first_rows
+    return np.column_stack([owners, keys, first_rows, places, lengths[owners]]).astype(np.int32)
 
 
 def merge_items(
@@ -104,13 +117,14 @@ def merge_items(
 
 
 def tile_items(
-    long: npt.NDArray[np.bool_], first_positions: Ints, rows: Ints, group: int, tile_rows: int
+    long: npt.NDArray[np.bool_], rows: Ints, lengths: Ints, group: int, tile_rows: int
 ) -> npt.NDArray[np.int32]:
     """`AttentionPlan.tiles`."""
     owners, tile = count_within(-(-rows // tile_rows) * long)
     first_rows = tile * tile_rows
-    order = np.argsort(-(first_positions[owners] + first_rows // group), kind="stable")
-    return np.stack([owners, first_rows], 1)[order].astype(np.int32)
+    first_positions = (lengths[:, 2] - lengths[:, 1])[owners] + first_rows // group
+    order = np.argsort(-first_positions, kind="stable")
+    return np.column_stack([owners, first_rows, lengths[owners]])[order].astype(np.int32)
 
 
 class AttentionWork:
@@ -119,7 +133,7 @@ class AttentionWork:
     Attributes:
         window: keys that a token sees, as the kernels want it.
         num_segments: int32 [1], how many of `segments` are items.
-        merges, tiles, segments: int32, as in `AttentionPlan`.
+        merges, tiles, segments, segment_rows: as in `AttentionPlan`, on the device.
     """
 
     def __init__(self, num_merges: int, num_tiles: int, max_segments: int, window: int, device: torch.device) -> None:
@@ -128,11 +142,12 @@ class AttentionWork:
         A CUDA graph of n tokens, one of each sequence, has n merges, no tiles, and segments for the longest contexts.
         """
         self.window = window or NO_WINDOW
-        sizes = [4, 4 * num_merges, 2 * num_tiles, 4 * max_segments]
+        self.segment_rows = 0
+        sizes = [4, 4 * num_merges, 5 * num_tiles, 7 * max_segments]
         self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        count, merges, tiles, segments = self._buffer.split(sizes)
+        count, merges, tiles, segments = torch.split(self._buffer, sizes)
         self.num_segments, self.merges = count[:1], merges.view(-1, 4)
-        self.tiles, self.segments = tiles.view(-1, 2), segments.view(-1, 4)
+        self.tiles, self.segments = tiles.view(-1, 5), segments.view(-1, 7)
 
     @classmethod
     def of(cls, plan: AttentionPlan, window: int, device: torch.device) -> "AttentionWork":
@@ -158,6 +173,7 @@ class AttentionWork:
                 f"a plan of {len(plan.merges)} merges, {len(plan.tiles)} tiles and {len(plan.segments)} segments does "
                 f"not fit work for {len(self.merges)}, {len(self.tiles)} and {len(self.segments)}: make room for it"
             )
+        self.segment_rows = plan.segment_rows
         count = np.array([len(plan.segments), 0, 0, 0], np.int32)
         items = np.concatenate([count, plan.merges.ravel(), plan.tiles.ravel(), plan.segments.ravel()])
         self._buffer[: len(items)].copy_(pinned(torch.from_numpy(items), self._buffer.device), non_blocking=True)

@@ -5,7 +5,7 @@ import math
 import torch
 import triton
 
-from kernels.attention_inputs import AttentionShape, StepTensors
+from kernels.attention_inputs import AttentionShape
 from kernels.triton_ops.attention_tiling import AttentionTiling
 from kernels.triton_ops.attention_work import AttentionWork
 from kernels.triton_ops.segment_attention import attend_segments, merge_segments
@@ -29,9 +29,9 @@ class AttentionWorkspace:
 class TritonPagedAttention:
     """Attention of a step's tokens over paged K and V, float16 or bfloat16.
 
-    For a CUDA graph these must be at the same addresses whenever it runs: q, layer_cache, the step's block_tables (of
-    the same width), query_starts and context_lens, the work and the workspace; their contents may change, the number
-    of tokens and of tiles may not. The result lies in the graph's memory. Nothing is read back from the device.
+    For a CUDA graph these must be at the same addresses whenever it runs: q, layer_cache, block_tables (of the same
+    width), the work and the workspace; their contents may change, the number of tokens may not. The result lies in the
+    graph's memory. Nothing is read back from the device.
     """
 
     def __init__(self, shape: AttentionShape, tiling: AttentionTiling, workspace: AttentionWorkspace) -> None:
@@ -48,14 +48,14 @@ class TritonPagedAttention:
         }
 
     def __call__(
-        self, q: torch.Tensor, layer_cache: torch.Tensor, step: StepTensors, work: AttentionWork
+        self, q: torch.Tensor, layer_cache: torch.Tensor, block_tables: torch.Tensor, work: AttentionWork
     ) -> torch.Tensor:
         """Attend one layer's tokens; their K and V are in the cache already.
 
         Args:
             q: [tokens, heads, head_dim], rotated, in the cache's dtype, contiguous.
             layer_cache: [2, num_blocks, block_size, kv_heads, head_dim], contiguous.
-            step: of it block_tables, query_starts and context_lens are read.
+            block_tables: int32 [sequences, blocks], as of `StepTensors`.
             work: planned with this tiling, for the layer's window, for no more rows than the workspace has.
 
         Returns:
@@ -63,20 +63,22 @@ class TritonPagedAttention:
         """
         out = torch.empty_like(q)
         if len(work.merges):
-            self._attend_segments(q, layer_cache, step, work)
+            self._attend_segments(q, layer_cache, block_tables, work)
             self._merge_segments(out, work)
         if len(work.tiles):
-            self._attend_tiles(q, out, layer_cache, step, work)
+            self._attend_tiles(q, out, layer_cache, block_tables, work)
         return out.flatten(1)
 
-    def _attend_segments(self, q: torch.Tensor, cache: torch.Tensor, step: StepTensors, work: AttentionWork) -> None:
+    def _attend_segments(
+        self, q: torch.Tensor, cache: torch.Tensor, block_tables: torch.Tensor, work: AttentionWork
+    ) -> None:
         tiling, kv_heads = self._tiling, self._shape.num_kv_heads
         programs = min(triton.cdiv(tiling.programs, kv_heads), len(work.segments))
         attend_segments[(kv_heads, max(programs, 1))](
-            q, cache[0], cache[1], step.block_tables, step.query_starts, step.context_lens,
+            q, cache[0], cache[1], block_tables,
             work.segments, work.num_segments, self._workspace.acc, self._workspace.sums,
-            step.block_tables.stride(0), work.window, self._scale,
-            **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=tiling.segment_rows, TILE=tiling.tile,
+            block_tables.stride(0), work.window, self._scale,
+            **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=work.segment_rows, TILE=tiling.tile,
             SEGMENT=tiling.segment, STAGES=tiling.stages, num_warps=tiling.segment_warps,
         )  # fmt: skip
 
@@ -87,12 +89,12 @@ class TritonPagedAttention:
         )  # fmt: skip
 
     def _attend_tiles(
-        self, q: torch.Tensor, out: torch.Tensor, cache: torch.Tensor, step: StepTensors, work: AttentionWork
+        self, q: torch.Tensor, out: torch.Tensor, cache: torch.Tensor, block_tables: torch.Tensor, work: AttentionWork
     ) -> None:
         tiling = self._tiling
         attend_tiles[(self._shape.num_kv_heads, len(work.tiles))](
-            q, out, cache[0], cache[1], step.block_tables, step.query_starts, step.context_lens, work.tiles,
-            step.block_tables.stride(0), work.window, self._scale,
+            q, out, cache[0], cache[1], block_tables, work.tiles,
+            block_tables.stride(0), work.window, self._scale,
             **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=tiling.tile_rows, TILE=tiling.tile,
             SEGMENT=tiling.segment, STAGES=tiling.stages, STRICT=tiling.strict, num_warps=tiling.tile_warps,
         )  # fmt: skip

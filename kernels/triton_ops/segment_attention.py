@@ -15,14 +15,12 @@ import triton.language as tl
 from kernels.triton_ops.attention_body import merge, nothing_seen, query_rows, see_keys, weighted_mean
 
 
-@triton.jit(do_not_specialize=["table_stride", "window"])
+@triton.jit(do_not_specialize=["table_stride", "window"], do_not_specialize_on_alignment=["items"])
 def attend_segments(
     q: tl.tensor,
     k_cache: tl.tensor,
     v_cache: tl.tensor,
     block_tables: tl.tensor,
-    query_starts: tl.tensor,
-    context_lens: tl.tensor,
     items: tl.tensor,
     num_items: tl.tensor,
     partial_acc: tl.tensor,
@@ -44,13 +42,13 @@ def attend_segments(
     head = tl.program_id(0)
     dims = tl.arange(0, DIMS)
     for item in range(tl.program_id(1), tl.load(num_items), tl.num_programs(1)):
-        sequence = tl.load(items + item * 4)
-        segment_start = tl.load(items + item * 4 + 1)
-        first_row = tl.load(items + item * 4 + 2)
-        first_partial = tl.load(items + item * 4 + 3)
-        query_start = tl.load(query_starts + sequence)
-        query_len = tl.load(query_starts + sequence + 1) - query_start
-        context_len = tl.load(context_lens + sequence)
+        sequence = tl.load(items + item * 7)
+        segment_start = tl.load(items + item * 7 + 1)
+        first_row = tl.load(items + item * 7 + 2)
+        first_partial = tl.load(items + item * 7 + 3)
+        query_start = tl.load(items + item * 7 + 4)
+        query_len = tl.load(items + item * 7 + 5)
+        context_len = tl.load(items + item * 7 + 6)
         first_token = (query_start + first_row // GROUP).to(tl.int64)
         offsets, exists = query_rows(first_row, query_len, GROUP, HEAD_DIM, ROWS, DIMS, KV_HEADS * GROUP * HEAD_DIM)
         queries = tl.load(q + (first_token * KV_HEADS + head) * (GROUP * HEAD_DIM) + offsets, mask=exists, other=0.0)

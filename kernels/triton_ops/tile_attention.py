@@ -13,8 +13,6 @@ def attend_tiles(
     k_cache: tl.tensor,
     v_cache: tl.tensor,
     block_tables: tl.tensor,
-    query_starts: tl.tensor,
-    context_lens: tl.tensor,
     items: tl.tensor,
     table_stride: int,
     window: int,
@@ -35,12 +33,12 @@ def attend_tiles(
     With STRICT it sees segment by segment and merges them as `merge_segments` does, to the same bits.
     """
     head = tl.program_id(0)
-    item = items + tl.program_id(1) * 2
+    item = items + tl.program_id(1) * 5
     sequence = tl.load(item)
     first_row = tl.load(item + 1)
-    query_start = tl.load(query_starts + sequence)
-    query_len = tl.load(query_starts + sequence + 1) - query_start
-    context_len = tl.load(context_lens + sequence)
+    query_start = tl.load(item + 2)
+    query_len = tl.load(item + 3)
+    context_len = tl.load(item + 4)
     offsets, exists = query_rows(first_row, query_len, GROUP, HEAD_DIM, ROWS, DIMS, KV_HEADS * GROUP * HEAD_DIM)
     base = ((query_start + first_row // GROUP).to(tl.int64) * KV_HEADS + head) * (GROUP * HEAD_DIM)
     queries = tl.load(q + base + offsets, mask=exists, other=0.0)

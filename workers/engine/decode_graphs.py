@@ -91,7 +91,7 @@ class DecodeGraphs:
         self._inputs.host["slot_mapping"].fill_(NO_SLOT)
         self._inputs.upload()
         for size in reversed(self._sizes):
-            self._planner.fill(self._room[size], [1] * size, [0] * size)
+            self._planner.fill(self._room[size], [1] * size, [0] * size)  # also decides what kernels are recorded
             replay[size] = record(partial(self._forward, size))
             logger.info("recorded a step of %d sequences, %.1f s", size, time.monotonic() - begin)
         return replay
