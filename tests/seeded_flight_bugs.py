@@ -1,7 +1,6 @@
 """Bugs of batches in flight: of what was launched before the host knew how the batch before would end."""
 
 from array import array
-from dataclasses import replace
 
 import pytest
 import torch
@@ -162,7 +161,7 @@ def several_are_fed_at_once() -> None:
 def feed_from_the_first(patch: pytest.MonkeyPatch) -> None:
     def feed_first(sequence: Sequence, num_tokens: int) -> ScheduledSequence:
         item = scheduled(sequence, num_tokens)
-        return item if item.fed_from is None else replace(item, fed_from=0)
+        return item if item.fed_from is None else item._replace(fed_from=0)
 
     patch.setattr(scheduler, "scheduled", feed_first)
 
