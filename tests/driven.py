@@ -13,10 +13,10 @@ from workers.request import GenerationRequest, RequestOutput
 
 
 class EngineWorker:
-    """A witness engine as a worker. Its steps wait for `may_step` and raise where `broken`."""
+    """A witness engine, perhaps ahead, as a worker. Its steps wait for `may_step` and raise where `broken`."""
 
-    def __init__(self) -> None:
-        self.engine = WitnessEngine(num_blocks=24)
+    def __init__(self, ahead: bool) -> None:
+        self.engine = WitnessEngine(num_blocks=24, ahead=ahead)
         self.may_step = threading.Event()
         self.may_step.set()
         self.broken = False
@@ -44,8 +44,8 @@ class EngineWorker:
 class Driven:
     """The worker, its driver, and the events that reached the loop. Made and stopped on the event loop."""
 
-    def __init__(self) -> None:
-        self.worker = EngineWorker()
+    def __init__(self, ahead: bool) -> None:
+        self.worker = EngineWorker(ahead)
         self.batches: list[EventBatch] = []
         self.driver: AsyncWorker[RequestOutput] = AsyncWorker(self.worker, self.batches.append)
 
@@ -73,11 +73,11 @@ class Driven:
         raise AssertionError("not within a second")
 
 
-def run(scenario: Callable[[Driven], Coroutine[None, None, None]]) -> None:
+def run(scenario: Callable[[Driven], Coroutine[None, None, None]], *, ahead: bool = False) -> None:
     """Run a scenario on a fresh worker; nothing may hang."""
 
     async def main() -> None:
-        driven = Driven()
+        driven = Driven(ahead)
         try:
             await asyncio.wait_for(scenario(driven), 10)
         finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from tests.ahead import AheadRunner, run_ahead
 from tests.helpers import VOCAB_SIZE, num_leaked_blocks, request_of
 from workers.engine.build import BuiltEngine
 from workers.pools.decode_worker import DecodeWorker
@@ -26,6 +27,10 @@ class Pair:
         self.prefill = PrefillWorker(prefill)
         self.decode = DecodeWorker(decode)
         self.handoffs: dict[str, KVHandoff] = {}
+
+    def run_ahead(self) -> list[AheadRunner]:
+        """From here on, both."""
+        return [run_ahead(engine) for engine in self.engines]
 
     def run(self, batch: list[GenerationRequest], mangle: Mangle = lambda handoff: handoff) -> dict[str, list[int]]:
         """Prefill all, decode all; integrity after every step and nothing left behind."""

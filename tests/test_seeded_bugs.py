@@ -12,12 +12,13 @@ from tests.pair import Pair
 from tests.parity import LogitsRecorder
 from tests.seeded_block_bugs import BLOCK_BUGS, many_requests_come_and_go
 from tests.seeded_bug import SeededBug
+from tests.seeded_flight_bugs import FLIGHT_BUGS
 from tests.seeded_prefix_bugs import PREFIX_BUGS
 from workers.engine import build
 from workers.engine.kv_manager import KVManager
 from workers.engine.sequence import Sequence
 
-BUGS = [pytest.param(bug, id=bug.scenario.__name__) for bug in BLOCK_BUGS + PREFIX_BUGS]
+BUGS = [pytest.param(bug, id=bug.scenario.__name__) for bug in BLOCK_BUGS + PREFIX_BUGS + FLIGHT_BUGS]
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -12,18 +12,22 @@ from tests.helpers import num_leaked_blocks, request_of
 from tests.witness import expected_tokens
 from workers.request import RequestError
 
+AHEAD = pytest.mark.parametrize("ahead", [False, True], ids=["plain", "ahead"])
 
-def test_concurrent_streams_give_the_right_tokens() -> None:
+
+@AHEAD
+def test_concurrent_streams_give_the_right_tokens(ahead: bool) -> None:
     async def scenario(driven: Driven) -> None:
         batch = requests(20)
         results = await asyncio.gather(*(driven.tokens(request) for request in batch))
         assert results == [expected_tokens(request) for request in batch]
         await driven.until(lambda: num_leaked_blocks(driven.worker.engine) == 0)
 
-    run(scenario)
+    run(scenario, ahead=ahead)
 
 
-def test_closing_a_stream_early_aborts_its_request() -> None:
+@AHEAD
+def test_closing_a_stream_early_aborts_its_request(ahead: bool) -> None:
     async def scenario(driven: Driven) -> None:
         driven.worker.may_step.clear()
         stream, other = driven.stream(requests(2, 60)[0]), asyncio.ensure_future(driven.tokens(requests(2)[1]))
@@ -37,10 +41,11 @@ def test_closing_a_stream_early_aborts_its_request() -> None:
         assert await other == expected_tokens(requests(2)[1])
         await driven.until(lambda: num_leaked_blocks(driven.worker.engine) == 0)
 
-    run(scenario)
+    run(scenario, ahead=ahead)
 
 
-def test_cancelling_a_client_aborts_its_request() -> None:
+@AHEAD
+def test_cancelling_a_client_aborts_its_request(ahead: bool) -> None:
     async def scenario(driven: Driven) -> None:
         for delay in (0, 0, 0.001, 0.003):
             task = asyncio.ensure_future(driven.tokens(requests(1, 60)[0]))
@@ -51,7 +56,7 @@ def test_cancelling_a_client_aborts_its_request() -> None:
             await driven.until(lambda: not driven.worker.engine.has_work)
             await driven.until(lambda: num_leaked_blocks(driven.worker.engine) == 0)
 
-    run(scenario)
+    run(scenario, ahead=ahead)
 
 
 def test_a_refusal_reaches_its_caller_only() -> None:

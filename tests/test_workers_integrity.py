@@ -62,6 +62,10 @@ def commit_too_much(engine: WitnessEngine, sequence: Sequence) -> None:
     sequence.num_computed_tokens -= 6
 
 
+def wait_for_nothing(engine: WitnessEngine, sequence: Sequence) -> None:
+    sequence.rows_in_flight = [1]
+
+
 def queue_twice(engine: WitnessEngine, sequence: Sequence) -> None:
     engine._scheduler.waiting.append(sequence)
 
@@ -115,6 +119,7 @@ DAMAGES: dict[Damage, str] = {
     take_too_many: "0 of a has 6 blocks, not 5 to 5",
     compute_all: "no token left to compute",
     commit_too_much: "committed blocks that it has not computed",
+    wait_for_nothing: r"a waits for tokens \[1\], but \[\] are in flight",
     queue_twice: "the queue of what is WAITING",
     resurrect: "or runs without",
     remember_the_dead: "is over and still known",

@@ -106,6 +106,20 @@ def test_blocks_from_elsewhere_are_taken_as_far_as_they_are_good(length: int, nu
     assert engine.runner.batches[0] == [("r", length + 1 - arrived)]
 
 
+def test_only_blocks_of_known_tokens_are_published() -> None:
+    """The last of three is computed, but nobody knows yet from what."""
+    engine = WitnessEngine(block_size=1)
+    sequence = Sequence(request_of("x", PROMPT[:2], 3), ROOT, 1)
+    assert engine.kv.admit(sequence)
+    sequence.rows_in_flight = [0]
+    assert engine.kv.grow(sequence, 3)
+    sequence.num_computed_tokens = 3
+    engine.kv.commit(sequence)
+    assert (len(sequence.block_table), sequence.num_committed_blocks) == (3, 2)
+    assert sequence.lease is not None
+    engine.kv.cache.check_integrity([sequence.lease])
+
+
 def test_an_admission_that_fails_changes_nothing() -> None:
     engine = WitnessEngine(num_blocks=6)
     run(engine, request_of("cached", PROMPT[:8], 1))

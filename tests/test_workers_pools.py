@@ -18,6 +18,7 @@ MODES: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16 int4": {"quantization": "int4", "dtype": "bfloat16"},
 }
+AHEAD = pytest.mark.parametrize("ahead", [False, True], ids=["plain", "ahead"])
 SAMPLING: dict[str, dict[str, float]] = {"greedy": {}, "drawn": {"temperature": 0.8, "seed": 1234}}
 
 
@@ -91,13 +92,18 @@ def test_what_arrives_damaged_is_computed_again(untied_dir: Path, mode: dict[str
     assert pair.run(batch, MANGLES[damage]) == expected
 
 
+@AHEAD
 @pytest.mark.parametrize("sampling", SAMPLING)
-def test_a_decode_pool_too_small_for_all_preempts(untied_dir: Path, mode: dict[str, Any], sampling: str) -> None:
+def test_a_decode_pool_too_small_for_all_preempts(
+    untied_dir: Path, mode: dict[str, Any], sampling: str, ahead: bool
+) -> None:
     """What was decoded is computed again as a prompt; a draw may turn on the last bit of a logit."""
     batch = requests(24, SAMPLING[sampling])
     expected = generate(small_engine(untied_dir, **mode).engine, batch)
     pair = Pair(small_engine(untied_dir, **mode), small_engine(untied_dir, num_blocks=20, **mode))
+    runners = pair.run_ahead() if ahead else []
     assert pair.run(batch) == expected
+    assert [runner.num_fed > 0 for runner in runners] == [False, True][: len(runners)], "a prefill has one token"
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)

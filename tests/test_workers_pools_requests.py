@@ -12,9 +12,12 @@ from workers.request import RequestError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def pair(untied_dir: Path) -> Pair:
-    return Pair(small_engine(untied_dir), small_engine(untied_dir, num_blocks=30))
+@pytest.fixture(params=["plain", "ahead"])
+def pair(untied_dir: Path, request: pytest.FixtureRequest) -> Pair:
+    pair = Pair(small_engine(untied_dir), small_engine(untied_dir, num_blocks=30))
+    if request.param == "ahead":
+        pair.run_ahead()
+    return pair
 
 
 @pytest.fixture

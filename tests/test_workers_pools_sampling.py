@@ -42,12 +42,15 @@ def alone(built: BuiltEngine, batch: list[GenerationRequest]) -> Outcome:
     return outcome(drain(built.engine.step, built.engine))
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["plain", "ahead"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_pair_draws_what_one_engine_draws(eos_dir: Path, case: str) -> None:
+def test_a_pair_draws_what_one_engine_draws(eos_dir: Path, case: str, ahead: bool) -> None:
     """Half of this model's tokens end a sequence, so min_tokens has something to hold back."""
     batch = batch_of(case)
     expected = alone(small_engine(eos_dir), batch)
     pair = Pair(small_engine(eos_dir), small_engine(eos_dir, num_blocks=40))
+    if ahead:
+        pair.run_ahead()
     pair.run_prefill(batch)
     for request in batch:
         pair.decode.add_request(request, pair.handoffs[request.request_id])

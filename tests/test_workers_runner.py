@@ -7,7 +7,7 @@ import pytest
 from tests.ahead import run_ahead
 from tests.engine_driver import assert_nothing_left
 from tests.helpers import drain, request_of, small_engine
-from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
+from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens, request_that_ends_after
 from workers.engine.sequence import SequenceStatus
 from workers.request import FinishReason, GenerationRequest, RequestOutput, TokenLogprobs
 
@@ -30,15 +30,6 @@ def run(engine: WitnessEngine, *requests: GenerationRequest) -> list[RequestOutp
             mine = [o for o in outputs if (o.request_id, o.index) == (request.request_id, index)]
             assert [token for output in mine for token in output.token_ids] == expected_tokens(request, index)
     return outputs
-
-
-def ends_early(length: int) -> GenerationRequest:
-    """A request for 24 tokens whose completion has `length`, at an end-of-sequence token."""
-    for start in range(1, 2000):
-        request = request_of("early", [start % 31 + 1, start // 31 + 1, 3], 24)
-        if len(expected_tokens(request)) == length:
-            return request
-    raise AssertionError(f"no completion of {length} tokens")
 
 
 def test_a_batch_is_launched_before_the_one_before_is_collected() -> None:
@@ -65,7 +56,7 @@ def test_a_runner_that_does_not_run_ahead_is_collected_at_once() -> None:
 
 @pytest.mark.parametrize("length", range(1, 12))
 def test_what_follows_an_end_of_sequence_is_dropped(length: int) -> None:
-    engine, request = roomy(), ends_early(length)
+    engine, request = roomy(), request_that_ends_after(length)
     outputs = run(engine, request)
     assert [output.finish_reason for output in outputs] == [None] * (length - 1) + [FinishReason.STOP]
     assert len(engine.runner.batches) == length + 1, "one more was computed than given"
@@ -78,7 +69,7 @@ def test_blocks_of_an_ended_sequence_are_written_to_before_they_are_used_again()
     """In a pool for one: the next request gets the block that the batch in flight still writes to."""
     for length in range(1, 12):
         engine = WitnessEngine(num_blocks=7, max_num_batched_tokens=64, ahead=True)
-        run(engine, ends_early(length), request_of("next", [30] * 9, 19, **ENDLESS))
+        run(engine, request_that_ends_after(length), request_of("next", [30] * 9, 19, **ENDLESS))
         assert_nothing_left(engine)
 
 
@@ -115,7 +106,7 @@ def test_a_token_in_flight_is_not_lost_to_a_preemption() -> None:
 
 
 def test_a_token_in_flight_may_end_a_sequence_that_was_preempted() -> None:
-    for request in (ends_early(1), request_of("early", PROMPT, 1)):
+    for request in (request_that_ends_after(1), request_of("early", PROMPT, 1)):
         engine = roomy()
         engine.add_request(request)
         engine.step()
@@ -143,6 +134,7 @@ def test_forks_copy_a_prompt_that_is_being_computed() -> None:
     run(engine, request_of("r", PROMPT, 5, n=3, **ENDLESS))
     assert engine.runner.batches[:2] == [[("r", 18)], [("r", 1)] * 3]
     assert engine.seen["copies"] == 2
+    assert len(engine.runner.batches) == 6, "they run ahead as their parent does"
 
 
 def test_a_prefix_that_is_being_computed_is_a_hit() -> None:
@@ -157,7 +149,7 @@ def test_a_prefix_that_is_being_computed_is_a_hit() -> None:
 @pytest.mark.parametrize("length", range(1, 12))
 def test_as_much_is_cached_as_in_the_plain_order(length: int) -> None:
     """At least: where a sequence ended early, the dropped step may have filled one more block."""
-    for request, more in ((request_of("r", PROMPT, length, **ENDLESS), {0}), (ends_early(length), {0, 1})):
+    for request, more in ((request_of("r", PROMPT, length, **ENDLESS), {0}), (request_that_ends_after(length), {0, 1})):
         held = []
         for engine in (WitnessEngine(num_blocks=40, max_num_batched_tokens=64), roomy()):
             run(engine, request)
@@ -176,7 +168,7 @@ def test_a_prompt_from_elsewhere_is_decoded_ahead() -> None:
 
 
 def test_a_held_sequence_that_ended_early_keeps_its_blocks() -> None:
-    engine, request = roomy(), ends_early(7)
+    engine, request = roomy(), request_that_ends_after(7)
     engine.add_request(request, hold=True)
     drain(engine.step, engine)
     tokens = [*request.prompt_token_ids, *expected_tokens(request)]

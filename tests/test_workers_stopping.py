@@ -13,8 +13,8 @@ PROMPT = [7, 8, 9]
 FREE = expected_tokens(request_of("free", PROMPT, 20, ignore_eos=True))
 
 
-def complete(request: GenerationRequest) -> tuple[list[int], FinishReason | None]:
-    engine = WitnessEngine()
+def complete(request: GenerationRequest, *, ahead: bool = False) -> tuple[list[int], FinishReason | None]:
+    engine = WitnessEngine(ahead=ahead)
     engine.add_request(request)
     outputs = drain(engine.step, engine)
     assert num_leaked_blocks(engine) == 0
@@ -29,11 +29,12 @@ def test_a_stop_token_ends_the_completion_and_is_its_last_token() -> None:
         assert complete(request) == (FREE[: FREE.index(token) + 1], FinishReason.STOP)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("min_tokens", range(1, 6))
-def test_nothing_stops_before_min_tokens(min_tokens: int) -> None:
+def test_nothing_stops_before_min_tokens(min_tokens: int, ahead: bool) -> None:
     """The witness draws what it likes: here the engine itself must not stop."""
     request = request_of("a", PROMPT, 5, stop_token_ids=set(FREE), min_tokens=min_tokens)
-    assert complete(request) == (FREE[:min_tokens], FinishReason.STOP)
+    assert complete(request, ahead=ahead) == (FREE[:min_tokens], FinishReason.STOP)
 
 
 def test_max_tokens_ends_what_nothing_stops() -> None:
@@ -47,10 +48,11 @@ def test_max_tokens_ends_what_nothing_stops() -> None:
     st.sets(st.integers(0, VOCAB_SIZE - 1), max_size=8),
     st.integers(0, 6),
     st.booleans(),
+    st.booleans(),
 )
-def test_any_mixture_of_them(prompt: list[int], stop: set[int], min_tokens: int, ignore_eos: bool) -> None:
+def test_any_mixture_of_them(prompt: list[int], stop: set[int], min_tokens: int, ignore_eos: bool, ahead: bool) -> None:
     request = request_of("a", prompt, 6, stop_token_ids=sorted(stop), min_tokens=min_tokens, ignore_eos=ignore_eos)
-    tokens, reason = complete(request)
+    tokens, reason = complete(request, ahead=ahead)
     assert tokens == expected_tokens(request)
     stops = tokens[-1] in stop or (tokens[-1] == EOS and not ignore_eos)
     assert reason is (FinishReason.STOP if stops and len(tokens) >= min_tokens else FinishReason.LENGTH)

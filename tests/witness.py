@@ -17,6 +17,7 @@ import torch
 
 from radix.block_hash import hash_blocks
 from radix.prefix_cache import PrefixCache
+from tests.helpers import request_of
 from tests.witness_memory import NUM_PLANES, POISON, ROOT, WitnessMemory, WitnessPool, kv_of, planes_of
 from tests.witness_runner import VOCAB_SIZE, WitnessRunner
 from workers.config import SchedulerConfig
@@ -136,3 +137,9 @@ def expected_tokens(request: GenerationRequest, index: int = 0) -> list[int]:
         if (ended and len(output) >= sampling.min_tokens) or len(output) == sampling.max_tokens:
             return output
         crc = zlib.crc32(planes_of(output[-1], len(prompt) + len(output) - 1).tobytes(), crc)
+
+
+def request_that_ends_after(num_tokens: int, name: str = "early") -> GenerationRequest:
+    """A request for 24 tokens whose completion ends sooner, at an end-of-sequence token."""
+    requests = (request_of(name, [a, b, 3], 24) for a in range(1, VOCAB_SIZE) for b in range(1, VOCAB_SIZE))
+    return next(request for request in requests if len(expected_tokens(request)) == num_tokens)

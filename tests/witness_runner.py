@@ -23,6 +23,7 @@ class WitnessItem:
         self.tokens = sequence.token_ids[begin : self.positions.stop]
         self.num_fed = item.num_tokens - len(self.tokens)
         assert self.num_fed == (item.fed_from is not None), "a token is neither known nor fed"
+        assert sequence.num_output_tokens < sequence.request.sampling.max_tokens, "nothing follows the last token"
         assert not self.num_fed or not sequence.request.sampling.penalises, "a penalty needs to know the token"
         assert not item.samples or self.positions.stop == sequence.num_tokens, "a token is drawn for another place"
 

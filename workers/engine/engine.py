@@ -162,7 +162,8 @@ class Engine:
 
     def _append(self, sequence: Sequence, token: SampledToken) -> RequestOutput:
         sequence.append_token(token.token_id, self._eos_token_ids)
-        self.kv.commit(sequence)  # the batch in flight may have filled a block with this token
+        if sequence.rows_in_flight:  # the batch in flight may have filled a block with this token
+            self.kv.commit(sequence)
         if sequence.finish_reason is not None:
             self._scheduler.finish(sequence)
             if not sequence.held:

@@ -9,8 +9,8 @@ PrefixCache's own      a node is pinned as often as leases lie on or below it, s
 check_lease            the committed part of a table is what its lease pins, block by block and token by token
 check_progress         the table has one entry per started block, a running sequence has a token left to compute, and
                        one that waits or is over has no blocks
-check_flight           a sequence waits for as many tokens as the batches in flight draw for it, one at most, at the
-                       places they draw them, and for none beyond its max_tokens
+check_flight           a sequence waits for as many tokens as the batch in flight draws for it, one at most, at the
+                       place where it draws it
 check_queues           each live sequence stands in one queue, the one its status names, behind its parent
 
 That blocks hold the KV of their tokens, and free ones nothing that is read again, needs a look into the memory: see
@@ -86,8 +86,6 @@ def check_flight(sequence: Sequence, in_flight: Items[ScheduledBatch]) -> None:
     rows = [row for batch in draws for row, drawn in enumerate(batch) if drawn is sequence]
     if sequence.rows_in_flight != rows or len(rows) > 1:
         raise AssertionError(f"{name(sequence)} waits for tokens {sequence.rows_in_flight}, but {rows} are in flight")
-    if sequence.num_output_tokens > sequence.request.sampling.max_tokens:
-        raise AssertionError(f"{name(sequence)} draws a token beyond its max_tokens")
 
 
 def check_queues(scheduler: Scheduler, sequences: list[Sequence]) -> None:

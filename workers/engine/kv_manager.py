@@ -7,7 +7,6 @@ committed     the prefix cache; tables of      commit (full, computed)  cache.ev
               any number of sequences                                   lease pins it
 """
 
-import math
 from typing import Protocol
 
 import torch
@@ -45,7 +44,7 @@ class KVManager:
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold the KV of this many tokens."""
-        return math.ceil(num_tokens / self.block_size)
+        return -(-num_tokens // self.block_size)
 
     def admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence blocks for all its tokens, cached ones first, or return False and change nothing.

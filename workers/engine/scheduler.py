@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workers.config import SchedulerConfig
 from workers.engine.kv_manager import KVManager
@@ -9,8 +10,7 @@ from workers.engine.sequence import Sequence, SequenceStatus
 from workers.request import RequestError
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
+class ScheduledSequence(NamedTuple):
     """A sequence's part of a step.
 
     Attributes:

@@ -89,7 +89,7 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose KV is still to be computed; one, while decoding."""
-        return self.num_tokens - self.num_computed_tokens
+        return len(self.token_ids) + len(self.rows_in_flight) - self.num_computed_tokens
 
     @property
     def num_ready_tokens(self) -> int:
