@@ -167,6 +167,11 @@ def main() -> int:
     print_table([entry(result) for result in results])
     print()
     print_table(summary([*read_rows(out / "kernels.json"), *read_rows(out / "engine.json")]))
+    return exit_status(results)
+
+
+def exit_status(results: Sequence[Result]) -> int:
+    """0 where every part ended well."""
     return int(any(result.status != 0 for result in results))
 
 

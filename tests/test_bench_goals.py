@@ -46,13 +46,15 @@ def test_bandwidth_is_of_the_data_sheet_and_rates_are_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("case", "goal"),
     [
-        ("int4_linear 6144x4096 g128 M=1", "int4_linear M=1"),
-        ("int4_linear 6144x4096 g128 M=16", "int4_linear M=16"),
-        ("int4_linear 6144x4096 g128 M=256", "int4_linear M=256"),
-        ("paged_decode fast 32/8 d=128 b=64 ctx=4096", "paged_decode b=64 ctx=4096"),
-        ("paged_prefill fast 32/8 d=128 ctx=8192", "paged_prefill 8192"),
-        ("llama-3-8b fast b=64 ctx=2048", "llama-3-8b b=64"),
-        ("paged_decode fast 32/8 d=128 b=1 ctx=8192", None),
+        ("int4_linear 6144x4096 g128 M=1", "int4 linear, 1 rows"),
+        ("int4_linear 6144x4096 g128 M=16", "int4 linear, 16 rows"),
+        ("int4_gate_up 28672x4096 g128 M=256", "int4 linear, 256 rows"),
+        ("paged_attention decode 32/8 heads batch=64 context=4096 fast", "decode, batch 64, context 4096"),
+        ("paged_attention prefill 32/8 heads new=8192 context=8192 fast", "prefill of 8192"),
+        ("llama-3-8b fast b=64 ctx=2048", "llama-3-8b, batch 64"),
+        ("int4_linear 6144x4096 g64 M=1", None),
+        ("paged_attention decode 32/8 heads batch=1 context=8192 fast", None),
+        ("paged_attention decode 32/8 heads batch=64 context=4096 strict", None),
         ("llama-3-8b strict b=64 ctx=2048", None),
     ],
 )

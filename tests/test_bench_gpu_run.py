@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from bench import gpu_run
-from bench.gpu_run import Part, kernel_parts, parts_of_tests, run_in_turn, run_part, run_side_by_side, write_log
+from bench.gpu_run import (
+    Part,
+    exit_status,
+    kernel_parts,
+    parts_of_tests,
+    run_in_turn,
+    run_part,
+    run_side_by_side,
+    write_log,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKED = ("ray", "pygtrie", "openai", "fastapi", "grpc", "pydantic", "starlette")
@@ -58,6 +67,8 @@ def test_one_that_hangs_leaves_time_to_those_after_it() -> None:
     parts = [code("hangs", "import time; time.sleep(60)"), code("good", "print(1)")]
     results = run_in_turn(parts, time.monotonic() + 6)
     assert [result.verdict for result in results] == ["TIMED OUT", "ok"]
+    assert results[0].seconds < 5
+    assert (exit_status(results), exit_status(results[1:])) == (1, 0)
 
 
 def test_parts_side_by_side_keep_their_order() -> None:

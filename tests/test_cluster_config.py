@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.config import ConfigError, load_config, parse_config
 from workers.weights.model_dir import TINY_MODEL
@@ -13,6 +14,14 @@ def test_nothing_given_serves_the_bundled_model_on_loopback() -> None:
     assert config.model == str(TINY_MODEL)
     assert config.model_name == "tiny"
     assert (config.http.host, config.http.port) == ("127.0.0.1", 8000)
+
+
+def test_the_documentation_has_all_keys_with_their_defaults() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "configuration.md").read_text("utf-8")
+    documented = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    defaults = parse_config({}).model_dump()
+    documented["pools"]["decode"] = documented["pools"]["prefill"] | documented["pools"]["decode"]  # "the same keys"
+    assert documented | {"model": defaults["model"]} == defaults
 
 
 def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:

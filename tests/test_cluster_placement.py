@@ -70,6 +70,9 @@ def test_more_gpus_than_there_are_is_an_error_and_not_a_wait() -> None:
     with pytest.raises(ConfigError, match="2 workers ask for 2 GPUs and Ray finds 1 here; set num_gpus"):
         check_enough_gpus(on_gpus, 1)
     check_enough_gpus(on_gpus, 2)
+    three = parse_config({"pools": {"decode": {"replicas": 3, "num_gpus": 0.75}, "prefill": {"num_gpus": 0.0}}})
+    with pytest.raises(ConfigError, match=r"4 workers ask for 2.25 GPUs and Ray finds 2 here"):
+        check_enough_gpus(three, 2)
     check_enough_gpus(parse_config({}), 0)
 
 

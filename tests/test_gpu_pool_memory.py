@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.helpers import generate, request_of
 from workers.config import CacheConfig, EngineConfig, WeightConfig
 from workers.engine.build import build_engine
 from workers.engine.pool_memory import CONTEXT_BYTES, read_gpu_memory, step_bytes
@@ -28,12 +29,13 @@ def test_cuda_says_what_is_held_and_free() -> None:
 
 def test_the_pool_fills_the_share_and_gives_tokens() -> None:
     config = engine_config(0.1)
+    share = 0.1 * read_gpu_memory(CUDA).total
     built = build_engine(TINY_MODEL, config)
-    share = 0.1 * torch.cuda.get_device_properties(CUDA).total_memory
     reserve = CONTEXT_BYTES + step_bytes(read_model_spec(TINY_MODEL), config.scheduler)
     held = torch.cuda.memory_reserved(CUDA)
     assert share - reserve - 64 * 2**20 <= held <= share - reserve + 64 * 2**20
     assert built.kv_cache.tensor.nbytes > held / 2
+    assert len(generate(built.engine, [request_of("r", range(2, 40), 8, ignore_eos=True)])["r"]) == 8
 
 
 def test_a_share_that_holds_no_pool_is_refused() -> None:

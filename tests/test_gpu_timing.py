@@ -8,7 +8,7 @@ import torch
 
 from bench.kernels.__main__ import run_timing
 from bench.kernels.case import KernelCase, Launch
-from bench.kernels.gpu_timing import capture, time_launches
+from bench.kernels.gpu_timing import REPLAYS, capture, replay_ms, time_launches
 from bench.kernels.timed_rows import timed_rows
 
 pytestmark = pytest.mark.gpu
@@ -43,11 +43,9 @@ def test_twice_the_work_takes_twice_the_time() -> None:
 
 def test_a_graph_holds_every_launch_as_often_as_it_says() -> None:
     counters = [torch.zeros(1, device=CUDA) for _ in range(3)]
-    graph, count = capture([lambda counter=counter: counter.add_(1) for counter in counters])  # type: ignore[misc]
-    for counter in counters:
-        counter.zero_()
-    graph.replay()
-    assert [counter.item() for counter in counters] == [count / 3] * 3
+    graph = capture([lambda counter=counter: counter.add_(1) for counter in counters], cycles=5)  # type: ignore[misc]
+    replay_ms(graph)
+    assert [counter.item() for counter in counters] == [5 * (REPLAYS + 1)] * 3
 
 
 def test_a_failed_case_does_not_spoil_the_next() -> None:
@@ -65,5 +63,5 @@ def test_the_command_keeps_the_rows_and_tells_of_the_failure(
     printed = json.loads(capsys.readouterr().out)
     assert [row["case"] for row in printed["rows"]] == ["bad", "copy"]
     assert json.loads((tmp_path / "kernels.json").read_text()) == printed
-    assert printed["environment"]["driver"]
+    assert printed["environment"]["device"] == torch.cuda.get_device_name()
     assert run_timing(cases[1:], False, None) == 0

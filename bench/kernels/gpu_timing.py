@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -11,7 +12,7 @@ from bench.kernels.case import Launch
 
 L2_BYTES = 60_000_000  # an H200 has 50 MB
 MIN_COPIES, MAX_COPIES = 4, 128  # tiny inputs are in the L2 when a model runs, too
-GRAPH_MS = 2.0  # at least so long, that an event's half microsecond and the graph's own launch do not count
+GRAPH_MS = 2.0  # about so long, that an event's half microsecond and the gap between graphs do not count
 MAX_CYCLES = 64
 REPLAYS, MAX_ROUNDS, STABLE = 20, 10, 0.01
 
@@ -36,45 +37,43 @@ def num_copies(num_bytes: int) -> int:
 
 def time_launches(launches: Sequence[Launch]) -> Timing:
     """Time the launches in turn; the first ones, which compile, are not counted."""
-    graph, count = capture(launches)
-    return settle(lambda: [replay_ms(graph) * 1e3 / count for _ in range(REPLAYS)])
+    warm_up(launches)
+    cycle_ms = min(replay_ms(capture(launches, 1)))
+    cycles = min(max(1, math.ceil(GRAPH_MS / cycle_ms)), MAX_CYCLES)
+    graph, count = capture(launches, cycles), cycles * len(launches)
+    return settle(lambda: [ms * 1e3 / count for ms in replay_ms(graph)])
 
 
-def capture(launches: Sequence[Launch]) -> tuple[torch.cuda.CUDAGraph, int]:
-    """A graph of the launches, over and over for `GRAPH_MS`; returns it and how many launches it holds."""
+def warm_up(launches: Sequence[Launch]) -> None:
+    """Launch each once beside the main stream: libraries make workspaces then, which they must not in a capture."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # where libraries may make their workspaces, which they must not in a capture
-        run_all(launches)
-        cycle_ms = event_ms(lambda: run_all(launches))
+    with torch.cuda.stream(side):
+        for launch in launches:
+            launch()
     torch.cuda.current_stream().wait_stream(side)
-    cycles = min(max(1, math.ceil(GRAPH_MS / cycle_ms)), MAX_CYCLES)
+
+
+def capture(launches: Sequence[Launch], cycles: int) -> torch.cuda.CUDAGraph:
+    """A graph of all launches, so many times over."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(cycles):
-            run_all(launches)
-    return graph, cycles * len(launches)
+            for launch in launches:
+                launch()
+    return graph
 
 
-def run_all(launches: Sequence[Launch]) -> None:
-    """Each once."""
-    for launch in launches:
-        launch()
-
-
-def replay_ms(graph: torch.cuda.CUDAGraph) -> float:
-    """Milliseconds of one replay."""
-    return event_ms(graph.replay)
-
-
-def event_ms(run: Callable[[], object]) -> float:
-    """Milliseconds between CUDA events around what `run` puts on the current stream."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    begin.record()
-    run()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end))
+def replay_ms(graph: torch.cuda.CUDAGraph) -> list[float]:
+    """Milliseconds of replays back to back: the GPU never waits for the host."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]  # type: ignore[no-untyped-call]
+    graph.replay()
+    for event in events[:-1]:
+        event.record()
+        graph.replay()
+    events[-1].record()
+    events[-1].synchronize()
+    return [float(begin.elapsed_time(end)) for begin, end in pairwise(events)]
 
 
 def settle(measure: Callable[[], Sequence[float]]) -> Timing:
