@@ -6,6 +6,7 @@ differs in its last bit may round to another bfloat16.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -216,7 +217,7 @@ def test_a_step_that_would_be_misread_is_refused(name: str) -> None:
     run = CpuLayers(SHAPE, case.rope, layers_of("int4"))
     right: torch.Tensor = getattr(case.step, name)
     for wrong in (right.float(), right[1:].contiguous(), strided(right), right.unsqueeze(0), right.to("meta")):
-        changes: dict[str, torch.Tensor] = {name: wrong}
+        changes: dict[str, Any] = {name: wrong}
         step = replace(case.step, **changes)
         with pytest.raises(ValueError, match=r"must be contiguous torch.int"):
             run(case.hidden, step, case.cache)

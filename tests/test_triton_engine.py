@@ -1,4 +1,4 @@
-"""A whole engine on the Triton kernels, in their interpreter where there is no GPU: weights, layers, graphs, sampling."""
+"""A whole engine on the Triton kernels, interpreted where there is no GPU: weights, layers, recorded steps, draws."""
 
 from collections.abc import Sequence
 from pathlib import Path

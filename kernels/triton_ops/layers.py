@@ -74,7 +74,7 @@ class TritonLayers:
         for (layer, linears), layer_cache, after in zip(self._layers, kv_cache, [*following, None], strict=True):
             qkv_proj, o_proj, gate_up_proj, down_proj = linears
             q = self._store(qkv_proj, rows, layer, step, layer_cache)
-            attended = self._attention(q, layer_cache, step, step.works[layer.window])
+            attended = self._attention(q, layer_cache, step.block_tables, step.works[layer.window])
             rows = self._norm(hidden, (o_proj, attended), gate_up_proj)
             gated = gate(gate_up_proj, rows)
             if after is None:
