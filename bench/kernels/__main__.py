@@ -53,10 +53,10 @@ def run_timing(cases: Sequence[KernelCase], as_json: bool, out: Path | None) -> 
     where, rows = environment(device), list[TimedRow]()
     for row in timed_rows(cases, device, time_launches):
         rows.append(row)
-        torch.cuda.empty_cache()
         print(f"{len(rows)} of {len(cases)}: {row.case}: {row.us:.2f} us {' '.join(row.errors)}", file=sys.stderr)
         if out is not None:
             write_report(out, where, [asdict(row)])
+        torch.cuda.empty_cache()  # raises where a kernel has broken the context: the rows so far are kept
     plain = [asdict(row) for row in rows]
     if as_json:
         print(json.dumps({"environment": where, "rows": plain}, indent=1))
