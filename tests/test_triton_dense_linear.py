@@ -6,7 +6,7 @@ import torch
 from kernels.triton_ops.dense_linear import dense_linear_fits, dense_linear_partials
 from tests.triton_device import DEVICE, DTYPES
 
-TOLERANCE = 2e-6  # of the largest result
+TOLERANCE = 1e-5  # of the largest result: Hopper cuts off where the interpreter rounds
 
 
 def random(rows: int, columns: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:

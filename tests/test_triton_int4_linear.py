@@ -13,7 +13,7 @@ from kernels.triton_ops.int4_weight import pack_for_triton
 from tests.test_triton_int4_weight import random_packed
 from tests.triton_device import DEVICE, DTYPES
 
-TOLERANCE = 2e-6  # of the largest result
+TOLERANCE = 1e-5  # of the largest result: Hopper cuts off where the interpreter rounds
 
 
 def on_device(packed: PackedInt4) -> PackedInt4:

@@ -12,64 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.triton_ops.int4_dequantize import dequantize
 from kernels.triton_ops.int4_weight import PADDED_TO, UNIT, TritonInt4Weight
 from kernels.triton_ops.linear_config import LinearConfig, int4_config
 from kernels.triton_ops.row_checks import check_rows
-
-# $4 are a thread's eight weights of 16 inputs, $5 the zeros of their outputs, bytes 0 and 1 for $0 and $2, bytes 2 and 3
-# for $1 and $3. A nibble n put into the last bits of 128 (of 1024 in float16) makes 128 + n, from which 128 + zero is
-# subtracted: all exact.
-DEQUANTIZE = """{{
-.reg .b32 first, second, words;
-prmt.b32 first, $5, 0, 0x4140;
-prmt.b32 second, $5, 0, 0x4342;
-or.b32 first, first, {minus};
-or.b32 second, second, {minus};
-lop3.b32 $0, $4, 0x000f000f, {plus}, 0xea;
-shr.u32 words, $4, 4;
-lop3.b32 $1, words, 0x000f000f, {plus}, 0xea;
-shr.u32 words, $4, 8;
-lop3.b32 $2, words, 0x000f000f, {plus}, 0xea;
-shr.u32 words, $4, 12;
-lop3.b32 $3, words, 0x000f000f, {plus}, 0xea;
-add.rn.{kind} $0, $0, first;
-add.rn.{kind} $1, $1, second;
-add.rn.{kind} $2, $2, first;
-add.rn.{kind} $3, $3, second;
-}}"""
-CONSTRAINTS = tl.constexpr("=r,=r,=r,=r,r,r")
-DEQUANTIZE_BF16 = tl.constexpr(DEQUANTIZE.format(plus="0x43004300", minus="0xc300c300", kind="bf16x2"))
-DEQUANTIZE_FP16 = tl.constexpr(DEQUANTIZE.format(plus="0x64006400", minus="0xe400e400", kind="f16x2"))
-
-
-@triton.jit
-def take_apart(words: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """uint8 [a, b, 4c], every four bytes (pair, half) of two nibbles (output), to the nibbles of the two halves, each
-    [a, b, 4c], every four (output, pair)."""
-    nibbles = tl.join(words & 15, words >> 4).reshape(words.shape[0], words.shape[1], words.shape[2] // 4, 2, 2, 2)
-    early, late = tl.split(nibbles.trans(0, 1, 2, 5, 3, 4))
-    return early.reshape(words.shape), late.reshape(words.shape)
-
-
-@triton.jit
-def dequantize(
-    words: tl.tensor, zeros: tl.tensor, dtype: tl.constexpr, ASM: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor]:
-    """uint8 words as in int4_weight.py and zeros beside them, (output, pair) of every four, to (nibble - zero) of the
-    early and the late eight inputs, in the order of the zeros."""
-    if not ASM:
-        early, late = take_apart(words)
-        early = (early.to(tl.float32) - zeros.to(tl.float32)).to(dtype)
-        late = (late.to(tl.float32) - zeros.to(tl.float32)).to(dtype)
-    elif dtype == tl.bfloat16:
-        early, late = tl.inline_asm_elementwise(
-            DEQUANTIZE_BF16, CONSTRAINTS, [words, zeros], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
-        )
-    else:
-        early, late = tl.inline_asm_elementwise(
-            DEQUANTIZE_FP16, CONSTRAINTS, [words, zeros], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
-        )
-    return early, late
 
 
 @triton.jit
@@ -92,6 +38,34 @@ def add_group(
     weight = weight.trans(0, 2, 6, 3, 1, 5, 8, 4, 7).reshape(64 * TILES, UNITS * STEPS * 16)
     scale = (coefficient & -16).to(tl.float32, bitcast=True)
     return sums + tl.dot(weight, x) * scale[:, None]
+
+
+@triton.jit
+def add_step(
+    sums: tl.tensor,
+    packed: tl.tensor,
+    x_tile: tl.tensor,
+    live: tl.tensor,
+    coefficients: tl.tensor,
+    num_padded: int,
+    UNITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ASM: tl.constexpr,
+) -> tl.tensor:
+    """sums + the product of a step: one group, or the two of 32 inputs in a unit."""
+    TILES: tl.constexpr = packed.shape[0]
+    columns = tl.load(x_tile, mask=live, other=0.0)
+    coefficient = tl.load(coefficients)
+    if GROUP >= 64:
+        sums = add_group(sums, packed, coefficient, columns, TILES, UNITS, 4, ASM)
+    else:
+        # A thread's 16 bytes are its 8 of the first group, then those of the second.
+        early, late = tl.split(packed.reshape(TILES, 1, 4, 8, 4, 2, 8).trans(0, 1, 2, 3, 4, 6, 5))
+        sums = add_group(sums, early.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
+        columns = tl.load(x_tile + 32, mask=live, other=0.0)
+        coefficient = tl.load(coefficients + num_padded)
+        sums = add_group(sums, late.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
+    return sums
 
 
 @triton.jit
@@ -126,6 +100,7 @@ def int4_kernel(
     GATED: the two tiles are gate and up, and silu(gate) * up [num_rows, num_outputs] is what is written.
     """
     UNITS: tl.constexpr = GROUP // 64 if GROUP > 64 else 1
+    GROUPS: tl.constexpr = 64 * UNITS // GROUP
     first_tile = tl.program_id(1) * (1 if GATED else TILES)
     num_steps = num_inputs // (64 * UNITS)
     begin, end = tl.program_id(2) * num_steps // SPLITS, (tl.program_id(2) + 1) * num_steps // SPLITS
@@ -143,20 +118,8 @@ def int4_kernel(
     sums = tl.zeros((64 * TILES, ROWS), tl.float32)
     for step in range(begin, end):
         packed = tl.load(word_tile + step * (UNITS * 2048))
-        if GROUP >= 64:
-            columns = tl.load(x_tile + step * (UNITS * 64), mask=live, other=0.0)
-            coefficient = tl.load(coefficients + step * num_padded + outputs)
-            sums = add_group(sums, packed, coefficient, columns, TILES, UNITS, 4, ASM)
-        else:
-            # A thread's 16 bytes are its 8 of the unit's first group, then those of the second.
-            halves = packed.reshape(TILES, 1, 4, 8, 4, 2, 8).trans(0, 1, 2, 3, 4, 6, 5)
-            early, late = tl.split(halves)
-            columns = tl.load(x_tile + step * 64, mask=live, other=0.0)
-            coefficient = tl.load(coefficients + 2 * step * num_padded + outputs)
-            sums = add_group(sums, early.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
-            columns = tl.load(x_tile + step * 64 + 32, mask=live, other=0.0)
-            coefficient = tl.load(coefficients + (2 * step + 1) * num_padded + outputs)
-            sums = add_group(sums, late.reshape(TILES, 1, 1024), coefficient, columns, TILES, 1, 2, ASM)
+        group = coefficients + step * (GROUPS * num_padded) + outputs
+        sums = add_step(sums, packed, x_tile + step * (UNITS * 64), live, group, num_padded, UNITS, GROUP, ASM)
 
     out_tile = out + (tl.program_id(2).to(tl.int64) * num_rows + first_row) * num_outputs
     if GATED:

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from kernels.triton_ops.int4_linear import DEQUANTIZE_BF16, DEQUANTIZE_FP16
+from kernels.triton_ops.int4_dequantize import DEQUANTIZE_BF16, DEQUANTIZE_FP16
 
 MASK = 0xFFFFFFFF
 DTYPES = {"bf16x2": torch.bfloat16, "f16x2": torch.float16}
