@@ -79,6 +79,7 @@ def attend(
     new, contexts = zip(*lens, strict=True)
     plan = plan_attention(new, contexts, sequences.group, tiling, window, workspace_rows)
     workspace = AttentionWorkspace(sequences.shape, workspace_rows, DEVICE)
+    workspace.acc.fill_(float("nan"))  # not what an earlier call has left there
     attention = TritonPagedAttention(sequences.shape, tiling, workspace)
     q = new_tokens(sequences, lens)
     return attention(q, sequences.cache, block_tables(sequences), AttentionWork.of(plan, window, DEVICE)).view(q.shape)

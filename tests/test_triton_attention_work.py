@@ -75,6 +75,14 @@ def test_strict_items_have_the_same_rows_for_any_batch() -> None:
     assert rows == [[16, 64], [64, 64]]
 
 
+def test_programs_fit_the_gpu_together() -> None:
+    for strict, held in ((False, 396), (True, 264)):
+        tiling = attention_tiling(128, strict=strict)
+        programs = [heads * tiling.programs_for(tiling.segment_rows, heads) for heads in (1, 5, 8)]
+        assert all(held - heads < total <= held for heads, total in zip((1, 5, 8), programs, strict=True))
+    assert attention_tiling(128, strict=True).programs_for(64, 300) == 1
+
+
 def test_a_window_leaves_out_the_segments_before_it() -> None:
     plan = plan_attention([1], [100], 4, TILING, 5, 10**6)
     assert plan.segments[:, 1].tolist() == [64, 96]

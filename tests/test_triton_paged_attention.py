@@ -81,8 +81,7 @@ def test_the_sizes_that_are_served(dtype: torch.dtype, strict: bool, head_dim: i
 def test_any_batch(batch: list[tuple[int, int]], window: int, data: st.DataObject) -> None:
     lens = [(new, new + cached) for new, cached in batch]
     rows = data.draw(st.sampled_from([0, 30, 4096]), label="workspace rows")
-    programs = data.draw(st.sampled_from([1, 6, 264]), label="programs")
-    tiling = replace(small_tiling(strict=data.draw(st.booleans(), label="strict")), programs=programs)
+    tiling = small_tiling(strict=data.draw(st.booleans(), label="strict"))
     assert_right(make_sequences([context for _, context in lens]), lens, tiling, window, rows)
 
 
@@ -94,6 +93,13 @@ def test_rows_that_pad_a_batch_are_zero(dtype: torch.dtype, strict: bool) -> Non
     out = attend(sequences, lens, small_tiling(strict=strict))
     assert (out[[1, 3]] == 0).all()
     assert (out[[0, 2]].float() - reference(sequences, lens)).abs().max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("programs", [1, 4, 100])
+def test_programs_share_the_items(programs: int) -> None:
+    lens = [(1, 100), (1, 40)]  # four segments and two
+    sequences = make_sequences([context for _, context in lens], dtype=DTYPES[-1])
+    assert_right(sequences, lens, replace(small_tiling(strict=False), programs=programs))
 
 
 def test_heads_that_are_too_wide_are_refused() -> None:

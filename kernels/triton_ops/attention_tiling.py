@@ -18,7 +18,7 @@ class AttentionTiling:
             rows, WGMMA_ROWS.
         tile_rows, tile_warps: the same of `tile_attention`.
         stages: tiles of K and V in flight or in use, one program's.
-        programs: programs of `segment_attention` that an H200 (132 processors) holds at once.
+        programs: programs of `segment_attention` with WGMMA_ROWS that an H200 (132 processors) holds at once.
     """
 
     strict: bool
@@ -34,6 +34,11 @@ class AttentionTiling:
     def segment_rows_for(self, most_rows: int) -> int:
         """Query rows of a program where the longest sequence has `most_rows`; the same for all in strict numerics."""
         return self.segment_rows if most_rows <= self.segment_rows else WGMMA_ROWS
+
+    def programs_for(self, segment_rows: int, kv_heads: int) -> int:
+        """Programs for one KV head: rounded down, because one too many would start when the others are done."""
+        held = self.programs if segment_rows == WGMMA_ROWS else self.programs * 3 // 2
+        return max(held // kv_heads, 1)
 
 
 def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
@@ -58,5 +63,5 @@ def attention_tiling(head_dim: int, *, strict: bool) -> AttentionTiling:
         tile_rows=64 if wide else 128,
         tile_warps=8,
         stages=3,
-        programs=264 if strict else 396,
+        programs=264,
     )

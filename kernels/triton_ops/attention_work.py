@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Items of the kernels, int32; window of 1 << 30 for none.
+    """Items of the kernels, int32.
 
     Attributes:
         segments: [items, 7], (sequence, first key, first query row, first row of the workspace, then the sequence's
@@ -140,6 +140,7 @@ class AttentionWork:
         """Make room for a step's items; nothing is to be done before `fill`.
 
         A CUDA graph of n tokens, one of each sequence, has n merges, no tiles, and segments for the longest contexts.
+        Fill it before the graph is captured.
         """
         self.window = window or NO_WINDOW
         self.segment_rows = 0

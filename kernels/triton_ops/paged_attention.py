@@ -73,8 +73,8 @@ class TritonPagedAttention:
         self, q: torch.Tensor, cache: torch.Tensor, block_tables: torch.Tensor, work: AttentionWork
     ) -> None:
         tiling, kv_heads = self._tiling, self._shape.num_kv_heads
-        programs = min(triton.cdiv(tiling.programs, kv_heads), len(work.segments))
-        attend_segments[(kv_heads, max(programs, 1))](
+        programs = min(tiling.programs_for(work.segment_rows, kv_heads), max(len(work.segments), 1))
+        attend_segments[(kv_heads, programs)](
             q, cache[0], cache[1], block_tables,
             work.segments, work.num_segments, self._workspace.acc, self._workspace.sums,
             block_tables.stride(0), work.window, self._scale,
