@@ -79,12 +79,12 @@ def uniform(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     z = (z ^ shifted_right(z, 30)) * signed_word(FIRST_MIX)
     z = (z ^ shifted_right(z, 27)) * signed_word(SECOND_MIX)
     z = z ^ shifted_right(z, 31)
-    return shifted_right(z, 11).double() * 2.0**-53
+    return shifted_right(z, 11).double() / 2**53
 
 
 def shifted_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """int64 shifted as if it had no sign."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def signed_word(value: int) -> int:
