@@ -1,1 +1,1 @@
-"""Continuous batching over paged KV: schedule, run, post-process."""
+"""Continuous batching over paged KV: schedule, launch, collect."""
