@@ -1,6 +1,5 @@
 """Figures with what they were measured on, in a file and as a table."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from kernels.triton_ops.arithmetic import sources_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = Mapping[str, Any]
@@ -26,16 +27,8 @@ def environment(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "",
         "triton": version_of("triton"),
-        "kernels_sha256": sources_digest(ROOT / "kernels" / "triton_ops"),
+        "kernels_sha256": sources_digest(),
     }
-
-
-def sources_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a folder's Python files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def version_of(package: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.report import environment, print_table, read_rows, sources_digest, write_report
+from bench.report import environment, print_table, read_rows, write_report
 
 HERE = {"device": "a", "kernels_sha256": "1"}
 
@@ -29,16 +29,6 @@ def test_rows_of_other_kernels_are_dropped(tmp_path: Path) -> None:
 
 def test_no_file_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "none.json") == []
-
-
-def test_the_digest_changes_with_contents_and_names(tmp_path: Path) -> None:
-    digests = []
-    for name, text in (("a.py", "x"), ("a.py", "y"), ("b.py", "y")):
-        for old in tmp_path.iterdir():
-            old.unlink()
-        (tmp_path / name).write_text(text)
-        digests.append(sources_digest(tmp_path))
-    assert len(set(digests)) == 3
 
 
 def test_the_environment_names_versions() -> None:

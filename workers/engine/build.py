@@ -126,7 +126,11 @@ def layout_id(namespace: str, config: WeightConfig, device: torch.device) -> str
     """The namespace, and where bits matter whose arithmetic made the KV."""
     if config.numerics == "fast":
         return namespace
-    return f"{namespace}/{arithmetic() if device.type == 'cpu' else 'torch'}"
+    if device.type == "cuda":
+        from kernels.triton_ops.arithmetic import arithmetic as gpu_arithmetic
+
+        return f"{namespace}/{gpu_arithmetic(device)}"
+    return f"{namespace}/{arithmetic()}"
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
