@@ -14,7 +14,7 @@ def arithmetic(device: torch.device) -> str:
 
 
 def sources_digest(folder: Path = Path(__file__).parent) -> str:
-    """SHA-256 over names and contents of a folder's Python files, in hexadecimal; of the kernels where none is named."""
+    """SHA-256 over names and contents of a folder's Python files, in hexadecimal; of the kernels by default."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
