@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from kernels.sampling import SamplingTensors, signed_word
+from kernels.sampling import GOLDEN, START, SamplingTensors, signed_word
 from workers.engine.sampler import choice_seed
 from workers.request import SamplingParams
+
+SEED_OF_ZERO = -START * pow(GOLDEN, -1, 2**64) % 2**64  # SplitMix64 maps 0 to 0, and this seed to 0 at position 0
 
 
 def tensors_of(params: Sequence[SamplingParams], positions: Sequence[int], device: torch.device) -> SamplingTensors:

@@ -71,6 +71,17 @@ def test_scatter_undoes_gather_and_touches_only_its_blocks(
     assert torch.equal(receiver, expected)
 
 
+@pytest.mark.parametrize("block", [-1, BLOCKS])
+def test_a_block_that_the_cache_does_not_have_is_refused(block: int) -> None:
+    cache = numbered_cache()
+    blocks = gather_blocks(cache, [1, 2])
+    with pytest.raises(IndexError, match="of a cache of 7"):
+        gather_blocks(cache, [2, block])
+    with pytest.raises(IndexError, match="of a cache of 7"):
+        scatter_blocks(cache, [2, block], blocks)
+    assert torch.equal(cache, numbered_cache())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_copied_block_is_there_twice_and_the_rest_is_as_it_was(dtype: torch.dtype) -> None:
     cache = numbered_cache(dtype)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kernels.sampling import kept_weights, sample_tokens, signed_word, uniform
 from tests.drawing import expected_distribution, sequence_of
-from tests.sampling_rows import mixed_params, row_of, tensors_of
+from tests.sampling_rows import SEED_OF_ZERO, mixed_params, row_of, tensors_of
 from tests.test_workers_sampler_distribution import CASES, LOGITS, p_value
 from workers.engine import sampler
 from workers.request import SamplingParams
@@ -100,3 +100,9 @@ def test_a_row_does_not_depend_on_the_batch() -> None:
     params = tensors_of(mixed_params(40), range(40), CPU)
     alone = [int(sample_tokens(logits[row : row + 1], row_of(params, row))) for row in range(40)]
     assert sample_tokens(logits, params).tolist() == alone
+
+
+def test_a_draw_of_zero_takes_a_token_that_has_a_probability() -> None:
+    params = tensors_of([SamplingParams(seed=SEED_OF_ZERO)], [0], CPU)
+    assert uniform(params.seed, params.position).tolist() == [0.0]
+    assert sample_tokens(torch.tensor([[-torch.inf, -torch.inf, 1.0, 2.0]]), params).tolist() == [2]

@@ -12,7 +12,7 @@ from kernels import sampling
 from kernels.sampling import SamplingTensors, kept_weights, uniform
 from kernels.triton_ops.sampling import MAX_BLOCK, sample_tokens
 from tests.drawing import expected_distribution, sequence_of
-from tests.sampling_rows import mixed_params, row_of, tensors_of
+from tests.sampling_rows import SEED_OF_ZERO, mixed_params, row_of, tensors_of
 from tests.test_kernels_sampling import DEVICE_CASES, ROWS, TIES
 from tests.test_workers_sampler_distribution import LOGITS, p_value
 from tests.triton_device import DEVICE
@@ -98,12 +98,21 @@ def test_of_equals_the_lowest_are_kept(options: dict[str, float], kept: list[int
 
 def test_temperature_zero_takes_the_lowest_of_the_likeliest() -> None:
     logits = noise(3, VOCAB)
-    logits[0, [17, MAX_BLOCK + 5]] = 50.0
+    logits[0, [17, MAX_BLOCK + 5, MAX_BLOCK + 17]] = 50.0
     logits[1, [VOCAB - 1, VOCAB - 2]] = 50.0
     logits[2] = -torch.inf
     logits[2, 8000] = -1e30
     params = tensors_of([SamplingParams(temperature=0)] * 3, [0, 1, 2], DEVICE)
     assert sample_tokens(logits, params).tolist() == [17, VOCAB - 2, 8000]
+
+
+def test_a_draw_of_zero_takes_a_token_that_has_a_probability() -> None:
+    params = tensors_of([SamplingParams(seed=SEED_OF_ZERO)] * 2, [0, 0], DEVICE)
+    assert uniform(params.seed, params.position).tolist() == [0.0, 0.0]
+    logits = torch.full((2, VOCAB), -torch.inf, device=DEVICE)
+    logits[0, 3:5] = 1.0
+    logits[1, MAX_BLOCK + 2 :] = 1.0
+    assert sample_tokens(logits, params).tolist() == [3, MAX_BLOCK + 2]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy's, in the interpreter

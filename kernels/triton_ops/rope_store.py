@@ -118,15 +118,16 @@ def rope_store(
     """
     _check(partials, rope, step, shape, layer_cache)
     splits, num_tokens, _ = partials.shape
-    half = shape.head_dim // 2
+    half, half_block = shape.head_dim // 2, triton.next_power_of_2(shape.head_dim // 2)
     out = torch.empty(num_tokens, shape.num_heads, shape.head_dim, dtype=layer_cache.dtype, device=layer_cache.device)
     grid = (num_tokens, triton.cdiv(shape.num_heads + 2 * shape.num_kv_heads, HEADS_PER_PROGRAM))
     rope_store_kernel[grid](
         partials, bias, norms.q, norms.k, rope.cos, rope.sin, step.positions, step.slot_mapping, out, layer_cache,
         norms.eps, num_tokens, layer_cache.shape[1] * layer_cache.shape[2],
         NUM_HEADS=shape.num_heads, NUM_KV_HEADS=shape.num_kv_heads, HALF=half,
-        HALF_BLOCK=triton.next_power_of_2(half), HEADS=HEADS_PER_PROGRAM, SPLITS=splits, HAS_BIAS=bias is not None,
-        HAS_Q_NORM=norms.q is not None, HAS_K_NORM=norms.k is not None, num_warps=4,
+        HALF_BLOCK=half_block, HEADS=HEADS_PER_PROGRAM, SPLITS=splits, HAS_BIAS=bias is not None,
+        HAS_Q_NORM=norms.q is not None, HAS_K_NORM=norms.k is not None,
+        num_warps=max(HEADS_PER_PROGRAM * half_block // 128, 1),  # 16 bytes a thread of each half
     )  # fmt: skip
     return out
 

@@ -2,7 +2,7 @@
 
 One program per row, which reads it block by block: once for the likeliest token, once to add up the weights of what is
 kept, and then only the block in which the draw falls. Where top_k or top_p is on it looks for the last token that is
-kept, by bisection: it reads the row some five to eight times more, until it knows of all but a block's worth of tokens
+kept, by bisection: it reads the row one to twelve times more each, until it knows of all but a block's worth of tokens
 whether they are kept; those it copies out. For that tokens have numbers of 64 bits: the logit's bits in an
 order-preserving form, then the complement of the id. No two are equal, so ties need no care: the higher a token's
 number, the earlier it is kept.
