@@ -51,7 +51,7 @@ def test_a_configuration_never_changes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [("quantization", "int4, none"), ("dtype", "bfloat16, float32"), ("numerics", "strict, fast")],
+    [("quantization", "int4, none"), ("dtype", "bfloat16, float16, float32"), ("numerics", "strict, fast")],
 )
 def test_a_choice_that_does_not_exist_is_refused(name: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 'awq'; it must be one of {allowed}"):
