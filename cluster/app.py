@@ -35,13 +35,15 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
     model_dir = resolve_model_dir(config.model)
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
-    root = root_hash(kv_namespace(model_dir, engine.weights, block_size), secret)
+    namespace = kv_namespace(model_dir, engine.weights, block_size)
     worker = WorkerSettings(config.model, engine, secret, token, events_host)
-    routing = {"root": root, "block_size": block_size, "token": token}
+    routing = {"root": root_hash(namespace, secret), "block_size": block_size, "token": token}
     prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
     decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
     longest = max_sequence_len(spec, engine)
-    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, root, block_size)
+    front = FrontendSettings(
+        config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret
+    )
     return bind_ingress(config, front, prefill, decode)
 
 

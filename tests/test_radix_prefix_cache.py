@@ -5,14 +5,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from radix.block_hash import hash_blocks, root_hash, token_bytes
+from radix.block_hash import BlockHasher, token_bytes
 from radix.events import BlocksRemoved, BlocksStored
 from radix.prefix_cache import Lease, PrefixCache
 from radix.prefix_index import PrefixIndex
 
 Path = tuple[int, ...]  # one number per block; the block's tokens are made from it
 BLOCK_SIZE = 2
-ROOT = root_hash("test", b"secret")
+HASHER = BlockHasher("test", b"secret", BLOCK_SIZE, vocab_size=256)
+ROOT = HASHER.root
 
 
 def tokens_of(path: Path) -> bytes:
@@ -20,7 +21,7 @@ def tokens_of(path: Path) -> bytes:
 
 
 def hashes_of(path: Path) -> list[int]:
-    return hash_blocks(ROOT, tokens_of(path), BLOCK_SIZE)
+    return HASHER.hash_blocks(tokens_of(path))[0]
 
 
 def extend(cache: PrefixCache, lease: Lease, path: Path, at: int, ids: list[int]) -> tuple[Lease, list[int]]:

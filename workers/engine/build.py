@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from kernels.cpu_ops.loader import arithmetic
-from radix.block_hash import root_hash
+from radix.block_hash import BlockHasher
 from radix.prefix_cache import PrefixCache
 from workers.config import EngineConfig, WeightConfig
 from workers.engine.block_pool import BlockPool
@@ -53,16 +53,15 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     num_blocks = config.cache.num_blocks(kv_bytes_per_token(spec, dtype))
     kv_cache = KVCache(spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim, dtype, device)
     namespace = namespace or kv_namespace(model_dir, config.weights, block_size)
-    root = root_hash(namespace, secret)
+    hasher = BlockHasher(namespace, secret, block_size, spec.vocab_size)
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
     max_len = max_sequence_len(spec, config)
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
         ModelRunner(model, kv_cache, block_size, eos_token_ids),
-        KVManager(BlockPool(num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
+        KVManager(BlockPool(num_blocks), PrefixCache(block_size, hasher.root), kv_cache, block_size),
         config.scheduler,
-        root_hash=root,
-        block_size=block_size,
+        hasher=hasher,
         vocab_size=spec.vocab_size,
         max_model_len=max_len,
         eos_token_ids=eos_token_ids,
