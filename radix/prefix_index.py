@@ -174,8 +174,7 @@ class PrefixIndex:
         if widened:
             for node in reversed(path):
                 self._tree.merge(node)
-        if fresh:
-            self._make_room()
+        self._make_room()
 
     def _check_fresh(self, hashes: Sequence[int], depth: int) -> None:
         """A hash names its whole prefix: it cannot stand in two places."""
@@ -197,6 +196,7 @@ class PrefixIndex:
         if matched > 1 and node.value & bit:
             self._tree.touch(self._tree.split(node, matched - 1))
         self._clear(bit, node)
+        self._make_room()
 
     def _clear(self, bit: Holders, top: Node) -> None:
         """Take a worker out of a run and of all below it that it holds, which hangs together."""

@@ -143,8 +143,6 @@ class RadixTree(Generic[Value]):
                 raise AssertionError(f"broken link above the run that begins with {node.hashes[:1].tolist()}")
             if node.depth != node.parent.end:
                 raise AssertionError(f"a run at depth {node.depth} follows one that ends at {node.parent.end}")
-        if NO_CHILDREN:
-            raise AssertionError("something was hung under all leaves at once")
 
 
 def common_length(run: Sequence[int], hashes: Sequence[int], at: int) -> int:
