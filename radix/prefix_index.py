@@ -56,7 +56,7 @@ class PrefixIndex:
 
     def workers_of(self, holders: Holders) -> list[str]:
         """The names of a set's workers."""
-        return self._workers.names(holders)
+        return list(self._workers.names(holders))
 
     def holders(self, hashes: Sequence[int]) -> list[tuple[int, Holders]]:
         """Who holds how much of a prompt: (depth in blocks, the workers that hold at least that many), deepest first.

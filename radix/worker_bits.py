@@ -1,5 +1,7 @@
 """A bit for each worker, so that a set of workers is one integer."""
 
+MAX_REMEMBERED = 1024
+
 
 class WorkerBits:
     """Gives names bits, the lowest free one first, and takes them back."""
@@ -7,6 +9,7 @@ class WorkerBits:
     def __init__(self) -> None:
         self._bit_of: dict[str, int] = {}
         self._names: list[str] = []  # by place of the bit; "" where it is free
+        self._names_of: dict[int, tuple[str, ...]] = {}  # sets met before: routing meets few, again and again
 
     def __len__(self) -> int:
         """Bits that the largest set takes."""
@@ -23,19 +26,29 @@ class WorkerBits:
             place = next((place for place, name in enumerate(self._names) if not name), len(self._names))
             self._names[place : place + 1] = [worker]
             bit = self._bit_of[worker] = 1 << place
+            self._names_of.clear()
         return bit
 
     def release(self, worker: str) -> None:
         """Take the bit back. Whoever calls has removed it from every set."""
         bit = self._bit_of.pop(worker)
         self._names[bit.bit_length() - 1] = ""
+        self._names_of.clear()
 
-    def names(self, mask: int) -> list[str]:
+    def names(self, mask: int) -> tuple[str, ...]:
         """The workers of a set, in the order of their bits; bits of nobody are left out."""
-        names, found = self._names, []
-        mask &= (1 << len(names)) - 1
+        names = self._names_of.get(mask)
+        if names is None:
+            if len(self._names_of) == MAX_REMEMBERED:
+                self._names_of.clear()
+            names = self._names_of[mask] = self._spell(mask)
+        return names
+
+    def _spell(self, mask: int) -> tuple[str, ...]:
+        names = []
+        mask &= (1 << len(self._names)) - 1
         while mask:
             lowest = mask & -mask
-            found.append(names[lowest.bit_length() - 1])
+            names.append(self._names[lowest.bit_length() - 1])
             mask ^= lowest
-        return [name for name in found if name]
+        return tuple(name for name in names if name)

@@ -64,7 +64,7 @@ def test_a_batch_comes_back_as_it_was_sent(batch: EventBatch) -> None:
 def test_hashes_may_be_any_sequence_and_arrive_as_an_array() -> None:
     sent: list[CacheEvent] = [BlocksStored(1, 0, (2, 3)), BlocksRemoved(1, 16, [3, 4], 1)]
     batch = EventBatch.from_bytes(EventBatch("life", 7, True, sent).to_bytes())
-    arrived = [BlocksStored(1, 0, array("Q", [2, 3])), BlocksRemoved(1, 16, array("Q", [3, 4]), 1)]
+    arrived: list[CacheEvent] = [BlocksStored(1, 0, array("Q", [2, 3])), BlocksRemoved(1, 16, array("Q", [3, 4]), 1)]
     assert batch == EventBatch("life", 7, True, arrived)
 
 

@@ -135,7 +135,7 @@ def test_check_integrity_sees_damage() -> None:
 
 
 def test_leaves_share_one_table_of_children_that_stays_empty() -> None:
-    tree, (root, upper, lower) = make_tree([1], [2])
+    tree, (_, upper, lower) = make_tree([1], [2])
     assert lower.children is NO_CHILDREN
     tree.remove(lower)
     assert upper.children is NO_CHILDREN
