@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers import drain, generate, num_leaked_blocks, request_of, tokens_by_request
-from tests.witness import ROOT, WitnessBlocks, WitnessEngine, expected_tokens, kv_of, next_token
+from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens, hasher_of, kv_of, next_token
 from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, RequestOutput
 
@@ -108,7 +108,7 @@ def test_an_admission_that_fails_changes_nothing() -> None:
     engine = WitnessEngine(num_blocks=6)
     run(engine, request_of("cached", PROMPT[:8], 1))
     taken = engine.kv.pool.allocate(4)
-    sequence = Sequence(request_of("x", PROMPT, 1), ROOT, 4)
+    sequence = Sequence(request_of("x", PROMPT, 1), hasher_of(4))
     assert not engine.kv.admit(sequence)
     assert (sequence.block_table, sequence.lease, engine.kv.cache.num_idle_blocks) == ([], None, 2)
     engine.kv.pool.free(taken)
