@@ -88,6 +88,8 @@ def test_drop_forgets_one_worker_and_its_name_can_come_back() -> None:
     assert index.blocks_of("a") == set()
     assert index.match(chain((1, 2, 3))) == {"b": 2}
     assert runs(index) == [chain((1, 2))]
+    assert index.bit_of("c") == 1, "the bit of a worker that is gone is free"
+    index.drop("c")
     index.apply("a", stored((2,)))
     assert (index.match(chain((2,))), index.match(chain((1,)))) == ({"a": 1}, {"b": 1})
 

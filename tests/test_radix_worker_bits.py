@@ -22,6 +22,10 @@ def test_bits_are_given_lowest_first_and_taken_back() -> None:
 def test_bits_of_nobody_have_no_name() -> None:
     bits = WorkerBits()
     bits.assign("a")
+    assert bits.names(0b11) == ("a",)
+    bits.assign("b")
+    assert bits.names(0b11) == ("a", "b")
+    bits.release("b")
     assert (bits.names(0), bits.names(-1), bits.names(0b1010)) == ((), ("a",), ())
 
 
