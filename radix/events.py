@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -12,8 +12,7 @@ HASH_LIMIT, HASH_BYTES = 2**64, 8
 ANCHOR_STEP = 16  # events begin at a block this many deep, or a multiple: an index looks up only these
 
 
-@dataclass(frozen=True)
-class BlocksStored:
+class BlocksStored(NamedTuple):
     """The worker now holds the run `hashes`, which follows the block `anchor`. Some of them it may have held before.
 
     Attributes:
@@ -32,8 +31,7 @@ class BlocksStored:
         return len(self.hashes)
 
 
-@dataclass(frozen=True)
-class BlocksRemoved:
+class BlocksRemoved(NamedTuple):
     """The worker holds no more than the first `num_kept` of `hashes`; what else followed them is gone too.
 
     Anchor, depth and hashes are those of `BlocksStored`; the last hash is the last of the run that was removed.

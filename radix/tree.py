@@ -45,11 +45,11 @@ class RadixNode(Generic[Value]):
 
     def hashes_from(self, depth: int) -> "array[int]":
         """The hashes on the way from the root to the end of this run, those of the first `depth` blocks left out."""
-        node, hashes = self, self.hashes
+        node, hashes = self, self.hashes[max(depth - self.depth, 0) :]
         while node.depth > depth and node.parent is not None:
             node = node.parent
-            hashes = node.hashes + hashes
-        return hashes[depth - node.depth :]
+            hashes = node.hashes[max(depth - node.depth, 0) :] + hashes
+        return hashes
 
 
 class RadixTree(Generic[Value]):
