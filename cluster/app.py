@@ -41,9 +41,7 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
     prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
     decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
     longest = max_sequence_len(spec, engine)
-    front = FrontendSettings(
-        config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret
-    )
+    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret)
     return bind_ingress(config, front, prefill, decode)
 
 

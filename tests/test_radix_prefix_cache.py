@@ -139,29 +139,8 @@ def test_a_sequence_that_grows_alone_stays_one_run() -> None:
     lease, path = cache.root, tuple(range(20))
     for at in range(20):
         lease, _ = extend(cache, lease, path[: at + 1], at, [at])
-    begins = [0] * 16 + [16] * 4
-    hashes = array("Q", hashes_of(path))
-    assert cache.take_events() == [
-        BlocksStored(hashes[begin - 1] if begin else ROOT, begin, hashes[begin : at + 1])
-        for at, begin in enumerate(begins)
-    ]
     assert list(cache.snapshot()) == [stored(path)]
     assert match_ids(cache, path) == list(range(20))
-    cache.release(lease)
-    assert sorted([*cache.evict(2), *cache.evict(3)]) == [15, 16, 17, 18, 19]
-    assert cache.take_events() == [
-        BlocksRemoved(hashes[15], 16, hashes[16:20], 2),
-        BlocksRemoved(ROOT, 0, hashes[:18], 15),
-    ]
-
-
-def test_the_event_of_a_branch_begins_at_an_anchor_of_the_run_above() -> None:
-    stem, branch = tuple(range(40)), (*range(37), 99)
-    cache = cache_of((stem, list(range(40))), (branch, [*range(37), 99]))
-    hashes = array("Q", hashes_of(branch))
-    events = [BlocksStored(hashes[31], 32, hashes[32:])]
-    assert cache.take_events()[1:] == events
-    assert events[0] in list(cache.snapshot())
 
 
 def test_eviction_is_least_recently_used_leaf_first() -> None:
