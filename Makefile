@@ -36,6 +36,7 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.strict
 	$(BIN)/python -m bench.evict
+	$(BIN)/python -m bench.index
 	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token
 

@@ -38,14 +38,14 @@ def build_app(config: ClusterConfig, gpus: float, events_host: str | None = None
     model_dir = resolve_model_dir(config.model)
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
-    root = root_hash(kv_namespace(model_dir, engine.weights, block_size), secret)
+    namespace = kv_namespace(model_dir, engine.weights, block_size)
     settings = WorkerSettings(config.model, engine, secret, token, events_host)
-    routing = {"root": root, "block_size": block_size, "token": token}
+    routing = {"root": root_hash(namespace, secret), "block_size": block_size, "token": token}
     at_prefill, at_decode = (place(config, pool, gpus) for pool in config.pools.both)
     prefill = bind_pool(PrefillReplica, "prefill", at_prefill, PREFILL_SCORING, routing, settings)
     decode = bind_pool(DecodeReplica, "decode", at_decode, DECODE_SCORING, routing, settings)
     longest = min(max_sequence_len(spec, at.engine) for at in (at_prefill, at_decode))
-    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, root, block_size)
+    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret)
     return bind_ingress(config, front, prefill, decode)
 
 

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
 from cluster.completion import Completion, Pools, TextDelta
 from cluster.errors import ApiError, from_exception
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
-from radix.block_hash import hash_blocks, token_bytes
+from radix.block_hash import BlockHasher, token_bytes
 from workers.request import GenerationRequest
 from workers.tokenizer import Tokenizer
 
@@ -32,15 +32,17 @@ class FrontendSettings:
         model: directory or Hub id, for its tokenizer.
         model_name: what clients call it.
         max_model_len: tokens that prompt and completion may have together.
-        root_hash: what block hashes are chained from.
+        namespace: of the workers' KV (`workers.engine.build.kv_namespace`).
+        secret: the cluster's key for block hashes.
     """
 
     model: str
     model_name: str
     max_model_len: int
     vocab_size: int
-    root_hash: int
     block_size: int
+    namespace: str
+    secret: bytes = field(repr=False)
 
 
 class Frontend:
@@ -50,6 +52,7 @@ class Frontend:
         self._settings = settings
         self._tokenizer = tokenizer
         self._pools = pools
+        self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
         self._created = int(time.time())
 
     def models(self) -> Json:
@@ -96,7 +99,7 @@ class Frontend:
         if max(tokens) >= self._settings.vocab_size:
             message = f"token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
             raise ApiError(400, message, param="prompt", code="invalid_value")
-        hashes = hash_blocks(self._settings.root_hash, token_bytes(tokens), self._settings.block_size)
+        hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
         return GenerationRequest(uuid.uuid4().hex, tuple(tokens), body.sampling(max_tokens), tuple(hashes))
 
     async def _answer(self, answer: Answer, body: GenerationBody, request: GenerationRequest) -> Response:

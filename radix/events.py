@@ -1,28 +1,46 @@
 """What a worker tells the routers about its prefix cache: runs stored, runs removed, in numbered msgpack batches."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
 STORED, REMOVED = 0, 1
-HASH_LIMIT = 2**64
+HASH_LIMIT, HASH_BYTES = 2**64, 8
+ANCHOR_STEP = 16  # events begin at a block this many deep, or a multiple: an index looks up only these
 
 
-@dataclass(frozen=True)
-class BlocksStored:
-    """The worker now holds the run `hashes`, which follows the block `parent` (a root hash at depth 0)."""
+class BlocksStored(NamedTuple):
+    """The worker now holds the run `hashes`, which follows the block `anchor`. Some of them it may have held before.
 
-    parent: int
+    Attributes:
+        anchor: the hash of a block that it holds, or the namespace's root hash.
+        depth: blocks up to and with the anchor: a multiple of `ANCHOR_STEP`, 0 for a root.
+        hashes: all blocks after the anchor, up to the last new one (uint64).
+    """
+
+    anchor: int
+    depth: int
     hashes: Sequence[int]
 
+    @property
+    def num_kept(self) -> int:
+        """How many of the hashes the worker holds after the event: all."""
+        return len(self.hashes)
 
-@dataclass(frozen=True)
-class BlocksRemoved:
-    """The worker no longer holds these blocks: runs, one after another, each of which ended at a leaf of its tree."""
 
+class BlocksRemoved(NamedTuple):
+    """The worker holds no more than the first `num_kept` of `hashes`; what else followed them is gone too.
+
+    Anchor, depth and hashes are those of `BlocksStored`; the last hash is the last of the run that was removed.
+    """
+
+    anchor: int
+    depth: int
     hashes: Sequence[int]
+    num_kept: int
 
 
 CacheEvent = BlocksStored | BlocksRemoved
@@ -46,7 +64,7 @@ class EventBatch:
 
     def to_bytes(self) -> bytes:
         """As one message."""
-        ops = [_to_op(event) for event in self.events]
+        ops = [to_op(event) for event in self.events]
         packed: bytes = msgpack.packb([self.epoch, self.sequence, self.is_snapshot, ops])
         return packed
 
@@ -55,7 +73,7 @@ class EventBatch:
         """Raises ValueError for bytes that are no event batch."""
         try:
             epoch, sequence, is_snapshot, ops = msgpack.unpackb(data)
-            events = [_from_op(*op) for op in ops]
+            events = [from_op(op) for op in ops]
         except (TypeError, ValueError, msgpack.UnpackException) as error:
             raise ValueError(f"not an event batch: {error}") from error
         types = (type(epoch), type(sequence), type(is_snapshot))
@@ -64,19 +82,24 @@ class EventBatch:
         return cls(epoch, sequence, is_snapshot, events)
 
 
-def _to_op(event: CacheEvent) -> list[object]:
-    if isinstance(event, BlocksStored):
-        return [STORED, event.parent, list(event.hashes)]
-    return [REMOVED, list(event.hashes)]
+def to_op(event: CacheEvent) -> list[object]:
+    """As msgpack takes it: `[kind, anchor, depth, hashes as little-endian uint64, num_kept]`."""
+    kind = STORED if isinstance(event, BlocksStored) else REMOVED
+    return [kind, event.anchor, event.depth, array("Q", event.hashes).tobytes(), event.num_kept]
 
 
-def _from_op(kind: Any, *fields: Any) -> CacheEvent:
-    *parent, hashes = fields
-    blocks = [*parent, *hashes]
-    if not hashes or type(hashes) is not list or not all(type(b) is int and 0 <= b < HASH_LIMIT for b in blocks):
+def from_op(op: Any) -> CacheEvent:
+    """The event. Raises ValueError or TypeError for anything else than an operation."""
+    kind, anchor, depth, packed, num_kept = op
+    if type(packed) is not bytes or not packed or len(packed) % HASH_BYTES:
         raise ValueError("an operation names something that is no run of block hashes")
-    if kind == STORED and len(parent) == 1:
-        return BlocksStored(parent[0], hashes)
-    if kind == REMOVED and not parent:
-        return BlocksRemoved(hashes)
-    raise ValueError(f"unknown operation {kind!r} with {len(fields)} fields")
+    if type(anchor) is not int or not 0 <= anchor < HASH_LIMIT:
+        raise ValueError(f"an operation begins at {anchor!r}, which is no block hash")
+    if type(depth) is not int or depth < 0 or depth % ANCHOR_STEP:
+        raise ValueError(f"an operation begins {depth!r} blocks deep, which is no multiple of {ANCHOR_STEP}")
+    hashes = array("Q", packed)
+    if kind == STORED and num_kept == len(hashes):
+        return BlocksStored(anchor, depth, hashes)
+    if kind == REMOVED and type(num_kept) is int and 0 <= num_kept < len(hashes):
+        return BlocksRemoved(anchor, depth, hashes, num_kept)
+    raise ValueError(f"unknown operation {kind!r} that keeps {num_kept!r} of {len(hashes)} blocks")

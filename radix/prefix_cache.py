@@ -4,12 +4,13 @@ Ownership: a block is in the tree or it belongs to a sequence, never both. `exte
 the tree; from then on the sequence only holds a lease, and `evict` gives the blocks of unleased leaves back.
 """
 
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radix.block_hash import TOKEN_BYTES
-from radix.events import BlocksRemoved, BlocksStored, CacheEvent
+from radix.events import ANCHOR_STEP, BlocksRemoved, BlocksStored, CacheEvent
 from radix.tree import RadixNode, RadixTree
 
 
@@ -57,8 +58,8 @@ class PrefixCache:
     def match(self, hashes: Sequence[int], tokens: bytes) -> PrefixMatch:
         """The longest cached prefix of `hashes` whose blocks hold exactly `tokens` (int32 bytes). Changes nothing."""
         block_ids: list[int] = []
-        for step in self._tree.walk(hashes):
-            run, count = step.node.value, step.matched
+        for node, count in self._tree.walk(hashes):
+            run = node.value
             begin = len(block_ids) * self._block_bytes
             same = self._same_blocks(run.tokens, tokens[begin:], count)
             block_ids += run.block_ids[:same]
@@ -69,11 +70,13 @@ class PrefixCache:
     def acquire(self, match: PrefixMatch) -> Lease:
         """Pin a match made since the last eviction. The caller must `release` the lease once."""
         lease = self.root
-        for step in list(self._tree.walk(match.hashes)):
-            lease = self._pin(step.node, step.matched)
+        for node, matched in list(self._tree.walk(match.hashes)):
+            lease = self._pin(node, matched)
         return lease
 
-    def extend(self, lease: Lease, hashes: list[int], block_ids: list[int], tokens: bytes) -> tuple[Lease, list[int]]:
+    def extend(
+        self, lease: Lease, hashes: Sequence[int], block_ids: list[int], tokens: bytes
+    ) -> tuple[Lease, list[int]]:
         """Give the cache the full blocks that follow `lease`, and move the lease behind them.
 
         Returns the new lease and the block ids that now stand for these blocks. Where another sequence was first, the
@@ -81,12 +84,12 @@ class PrefixCache:
         two different blocks share a 64-bit hash; those left over stay the caller's own.
         """
         kept: list[int] = []
-        for step in list(self._tree.walk(hashes, lease)):
-            run = step.node.value
-            if self._same_blocks(run.tokens, tokens[len(kept) * self._block_bytes :], step.matched) < step.matched:
+        for node, matched in list(self._tree.walk(hashes, lease)):
+            run = node.value
+            if self._same_blocks(run.tokens, tokens[len(kept) * self._block_bytes :], matched) < matched:
                 return lease, kept
-            kept += run.block_ids[: step.matched]
-            lease = self._pin(step.node, step.matched)
+            kept += run.block_ids[:matched]
+            lease = self._pin(node, matched)
         if len(kept) < len(hashes):
             at = len(kept)
             lease = self._store(lease, hashes[at:], block_ids[at:], tokens[at * self._block_bytes :])
@@ -109,19 +112,17 @@ class PrefixCache:
     def evict(self, num_blocks: int) -> list[int]:
         """Drop up to `num_blocks` unpinned blocks, least recently used leaf first, and return their ids."""
         freed: list[int] = []
-        removed: list[int] = []
         while self._idle and (missing := num_blocks - len(freed)) > 0:
             leaf, _ = self._idle.popitem(last=False)
             if missing < len(leaf.hashes):  # its head stays, and stays the next to go
                 head = self._tree.split(leaf, len(leaf.hashes) - missing)
                 self._idle[head] = None
                 self._idle.move_to_end(head, last=False)
+            anchor, depth, hashes = self._from_anchor(leaf, leaf.depth)
+            self._events.append(BlocksRemoved(anchor, depth, hashes, leaf.depth - depth))
             self._tree.remove(leaf)
             freed += leaf.value.block_ids
-            removed += leaf.hashes
-        if freed:
-            self.num_idle_blocks -= len(freed)
-            self._events.append(BlocksRemoved(tuple(removed)))
+        self.num_idle_blocks -= len(freed)
         return freed
 
     def take_events(self) -> list[CacheEvent]:
@@ -132,7 +133,7 @@ class PrefixCache:
     def snapshot(self) -> Iterator[BlocksStored]:
         """All that is held, as events that rebuild it from nothing, parents first."""
         for node in self._tree.nodes():
-            yield BlocksStored(self._last_hash(node.parent), tuple(node.hashes))
+            yield BlocksStored(*self._from_anchor(node, node.depth))
 
     def held_block_ids(self) -> Iterator[int]:
         """Every block in the tree, once each."""
@@ -188,16 +189,17 @@ class PrefixCache:
         node.value.num_leases += 1
         return node
 
-    def _store(self, lease: Lease, hashes: list[int], block_ids: list[int], tokens: bytes) -> Lease:
+    def _store(self, lease: Lease, hashes: Sequence[int], block_ids: list[int], tokens: bytes) -> Lease:
         """Hang new blocks behind `lease`: in its own run where nobody else would notice, else in a new leaf."""
-        self._events.append(BlocksStored(self._last_hash(lease), tuple(hashes)))
-        run = lease.value
+        run, depth = lease.value, lease.end
         if lease.parent is not None and run.num_leases == 1 and not lease.children:
-            lease.hashes += hashes
+            lease.hashes.extend(hashes)
             run.block_ids += block_ids
             run.tokens += tokens
-            return lease
-        return self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
+        else:
+            lease = self._tree.insert(lease, hashes, BlockRun(block_ids, tokens, num_leases=1))
+        self._events.append(BlocksStored(*self._from_anchor(lease, depth)))
+        return lease
 
     def _absorb_child(self, node: Lease) -> None:
         """Undo a split of a run that is idle as a whole and was used at the same time."""
@@ -216,8 +218,13 @@ class PrefixCache:
             same += 1
         return same
 
-    def _last_hash(self, node: Lease | None) -> int:
-        return node.hashes[-1] if node is not None and node.hashes else self._root_hash
+    def _from_anchor(self, node: Lease, depth: int) -> "tuple[int, int, array[int]]":
+        """The last anchor of the first `depth` blocks, its own depth, and the hashes after it to the run's end."""
+        depth -= depth % ANCHOR_STEP
+        if depth == 0:
+            return self._root_hash, 0, node.hashes_from(0)
+        hashes = node.hashes_from(depth - 1)
+        return hashes[0], depth, hashes[1:]
 
     def _split_run(self, run: BlockRun, at: int) -> tuple[BlockRun, BlockRun]:
         cut = at * self._block_bytes

@@ -4,12 +4,15 @@ The index is a hint. A wrong entry costs a worse choice of worker, never a wrong
 looks into its own cache.
 """
 
+from array import array
 from collections.abc import Sequence
 
-from radix.events import BlocksStored, CacheEvent
-from radix.tree import RadixNode, RadixTree
+from radix.events import BlocksRemoved, CacheEvent
+from radix.holder_tree import Holders, HolderTree, Node, anchors_in
+from radix.tree import common_length
+from radix.worker_bits import WorkerBits
 
-Holders = int  # a bit per worker
+DEFAULT_MAX_BYTES = 2**30
 
 
 class UnknownBlockError(Exception):
@@ -20,158 +23,204 @@ class PrefixIndex:
     """Radix tree whose value is the set of workers that hold a run. Runs split where sets differ and merge where not.
 
     Workers evict leaves first, so what one holds is closed under prefixes, and a match is one walk for all of them.
+    Namespaces share the tree, as chained hashes of two namespaces never meet; `_namespace_of` remembers whose the runs
+    under the root are.
+
+    Args:
+        root: the namespace (root hash) that `insert` stores under.
+        max_bytes: what the index may take; least recently used runs go first. An index that has dropped a run cannot
+            tell a block it missed from one it dropped, so from then on it ignores events that it cannot place.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._root_hash = root
-        self._tree: RadixTree[Holders] = RadixTree(0, lambda holders, at: (holders, holders))
-        self._node_of: dict[int, RadixNode[Holders]] = {}
-        self._bit_of: dict[str, int] = {}
+        self._max_bytes = max_bytes
+        self._tree = HolderTree()
+        self._namespace_of: dict[int, int] = {}
+        self._workers = WorkerBits()
+        self.num_dropped_blocks = 0  # for want of room, so far
 
     @property
     def num_blocks(self) -> int:
         """Distinct blocks that at least one worker holds."""
-        return len(self._node_of)
+        return self._tree.num_blocks
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it takes: counted, not measured."""
+        return self._tree.num_bytes
+
+    def bit_of(self, worker: str) -> Holders:
+        """The worker's bit in a set of holders. It is the worker's own until `drop`."""
+        return self._workers.assign(worker)
+
+    def workers_of(self, holders: Holders) -> list[str]:
+        """The names of a set's workers."""
+        return list(self._workers.names(holders))
+
+    def holders(self, hashes: Sequence[int]) -> list[tuple[int, Holders]]:
+        """Who holds how much of a prompt: (depth in blocks, the workers that hold at least that many), deepest first.
+
+        One entry for each depth at which the set changes; none where nobody holds the first block. Counts as a use.
+        """
+        found: list[tuple[int, Holders]] = []
+        node, at, held, length = self._tree.root, 0, 0, len(hashes)
+        while at < length and (child := node.children.get(hashes[at])) is not None:
+            node = child
+            if node.value != held:
+                if held:
+                    found.append((at, held))
+                held = node.value
+            run = node.hashes
+            end = at + len(run)
+            if end > length or run[-1] != hashes[end - 1]:
+                at += common_length(run, hashes, at)
+                break
+            at = end
+        if held:
+            found.append((at, held))
+            self._tree.touch(node)
+        found.reverse()
+        return found
 
     def match(self, hashes: Sequence[int]) -> dict[str, int]:
         """How many leading blocks of `hashes` each worker holds; workers that hold none are left out."""
-        depth_of: dict[int, int] = {}
-        depth, alive = 0, -1
-        for step in self._tree.walk(hashes):
-            alive &= step.node.value
-            if not alive:
-                break
-            depth += step.matched
-            depth_of.update(dict.fromkeys(set_bits(alive), depth))
-        return {worker: depth_of[bit] for worker, bit in self._bit_of.items() if bit in depth_of}
+        depth_of: dict[str, int] = {}
+        deeper = 0
+        for depth, held in self.holders(hashes):
+            for worker in self._workers.names(held & ~deeper):
+                depth_of[worker] = depth
+            deeper = held
+        return depth_of
+
+    def insert(self, worker: str, hashes: Sequence[int]) -> None:
+        """Take in that a worker holds a whole chain, from the root of the index's namespace on."""
+        self._store(self._workers.assign(worker), self._tree.root, hashes, self._root_hash)
 
     def apply(self, worker: str, event: CacheEvent) -> None:
-        """Take in one event. Raises UnknownBlockError where it does not fit what is known of that worker."""
-        if isinstance(event, BlocksStored):
-            self._store(self._bit(worker), event.parent, event.hashes)
+        """Take in one event; the same one twice is as good as once.
+
+        Raises UnknownBlockError where the worker is not known to hold the event's anchor, and changes nothing.
+        """
+        bit = self._workers.assign(worker)
+        start, above = self._tree.root, None
+        if event.depth:
+            node = self._anchored(bit, event)
+            if node is None or node.parent is None:
+                return
+            start = node
+            if event.depth < node.end:
+                start, above = node.parent, node.hashes[: event.depth - node.depth]
+        hashes = event.hashes if above is None else above + array("Q", event.hashes)
+        if isinstance(event, BlocksRemoved):
+            self._remove(bit, start, hashes[: len(hashes) - len(event.hashes) + event.num_kept + 1])
         else:
-            self._remove(self._bit(worker), event.hashes)
+            self._store(bit, start, hashes, event.anchor)
 
     def drop(self, worker: str) -> None:
-        """Forget everything about a worker."""
-        bit = self._bit_of.pop(worker, None)
-        if bit is None:
-            return
-        for node in reversed(list(self._tree.nodes())):
-            node.value &= ~bit
-            self._tidy(node)
+        """Forget everything about a worker, in time that grows with what it holds."""
+        bit = self._workers.get(worker)
+        if bit:
+            for node in list(self._tree.root.children.values()):
+                self._clear(bit, node)
+            self._workers.release(worker)
+
+    def drop_namespace(self, root: int) -> None:
+        """Forget a namespace: a model, an adapter, a tenant."""
+        for first in [first for first, namespace in self._namespace_of.items() if namespace == root]:
+            top = self._tree.root.children[first]
+            for node in reversed([top, *self._tree.nodes(top)]):
+                self._forget(node)
 
     def blocks_of(self, worker: str) -> set[int]:
         """Every block hash the worker is believed to hold; a full scan, for tests and for explaining."""
-        bit = self._bit_of.get(worker, 0)
+        bit = self._workers.get(worker)
         return {block for node in self._tree.nodes() if node.value & bit for block in node.hashes}
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where tree and lookup table disagree, or a run is held by nobody."""
+        """Raise AssertionError where the tree (`HolderTree`), the namespaces or the cap are not what they should be."""
         self._tree.check_integrity()
-        where = {block: node for node in self._tree.nodes() for block in node.hashes}
-        if where != self._node_of:
-            raise AssertionError("the lookup table does not match the tree")
-        for node in self._tree.nodes():
-            if not node.value and not node.children:
-                raise AssertionError("a leaf is held by nobody")
+        if self._namespace_of.keys() != self._tree.root.children.keys():
+            raise AssertionError("the namespaces do not match the tree")
+        if self.num_bytes > self._max_bytes:
+            raise AssertionError(f"the index takes {self.num_bytes} bytes of {self._max_bytes}")
 
-    def _store(self, bit: int, parent: int, hashes: Sequence[int]) -> None:
-        touched = [self._node_ending_with(parent, bit)]
-        at = 0
-        for step in list(self._tree.walk(hashes, touched[0])):
-            node = self._split(step.node, step.matched)
-            node.value |= bit
-            touched.append(node)
-            at += step.matched
-        if at < len(hashes):
-            touched.append(self._hang(touched[-1], list(hashes[at:]), bit))
-        for node in reversed(touched):
-            self._tidy(node)
-
-    def _hang(self, node: RadixNode[Holders], hashes: list[int], bit: int) -> RadixNode[Holders]:
-        """Add a run that is new to the index, in place where the run above has the same only holder."""
-        if len(set(hashes)) < len(hashes) or not self._node_of.keys().isdisjoint(hashes):
-            raise UnknownBlockError("a block is stored behind two different parents")
-        if node.parent is not None and node.value == bit and not node.children:
-            node.hashes += hashes
-        else:
-            node = self._tree.insert(node, hashes, bit)
-        self._node_of.update(dict.fromkeys(hashes, node))
-        return node
-
-    def _remove(self, bit: int, hashes: Sequence[int]) -> None:
-        at = 0
-        while at < len(hashes):
-            at += self._remove_run(bit, hashes, at)
-
-    def _remove_run(self, bit: int, hashes: Sequence[int], at: int) -> int:
-        """Remove the run of `hashes` that begins at `at`, and return how long it is."""
-        first = self._node_held_by(bit, hashes[at])
-        above = self._split_before(first, first.hashes.index(hashes[at]))
-        touched = [above]
-        steps = list(self._tree.walk(hashes, above, at))
-        for step in steps:
-            node = self._split(step.node, step.matched)
-            node.value &= ~bit
-            touched.append(node)
-        for node in reversed(touched):
-            self._tidy(node)
-        return sum(step.matched for step in steps)
-
-    def _tidy(self, node: RadixNode[Holders]) -> None:
-        """Remove a run that nobody holds, upwards; merge one with its only child where the same workers hold both."""
-        while node.parent is not None and not node.value and not node.children:
-            parent = node.parent
-            self._tree.remove(node)
-            for block in node.hashes:
-                del self._node_of[block]
-            node = parent
-        while node.parent is not None and len(node.children) == 1:
-            (child,) = node.children.values()
-            if child.value != node.value:
-                return
-            self._tree.absorb_child(node)
-            self._node_of.update(dict.fromkeys(child.hashes, node))
-
-    def _split(self, node: RadixNode[Holders], at: int) -> RadixNode[Holders]:
-        """The node that ends after the first `at` hashes of `node`, made by a split where there is none."""
-        if at == len(node.hashes):
+    def _anchored(self, bit: Holders, event: CacheEvent) -> Node | None:
+        """The node that holds the event's anchor; None where the event is to be ignored."""
+        node = self._tree.anchors.get(event.anchor)
+        if node is not None and node.value & bit and node.depth < event.depth <= node.end:
             return node
-        upper = self._tree.split(node, at)
-        self._node_of.update(dict.fromkeys(upper.hashes, upper))
-        return upper
+        if self.num_dropped_blocks:
+            return None
+        raise UnknownBlockError(f"the worker is not known to hold block {event.anchor:#018x} at depth {event.depth}")
 
-    def _split_before(self, node: RadixNode[Holders], at: int) -> RadixNode[Holders]:
-        """The node that ends just before the hash at `at` of `node`."""
-        if at:
-            return self._split(node, at)
-        return node.parent or self._tree.root
+    def _store(self, bit: Holders, start: Node, hashes: Sequence[int], namespace: int) -> None:
+        """Add a worker to the holders of the path `hashes` below `start`, making what is new."""
+        steps = list(self._tree.walk(hashes, start))
+        fresh = hashes[sum(matched for _, matched in steps) :]
+        if fresh:
+            self._check_fresh(fresh, start.end + len(hashes) - len(fresh))
+        path, widened = [start], False
+        for node, matched in steps:
+            is_new = not node.value & bit
+            if matched < len(node.hashes) and (fresh or is_new):
+                node = self._tree.split(node, matched)
+            node.value |= bit
+            widened |= is_new
+            path.append(node)
+        if fresh:
+            path.append(self._hang(path[-1], fresh, bit, namespace))
+        self._tree.touch(path[-1])
+        if widened:
+            for node in reversed(path):
+                self._tree.merge(node)
+        self._make_room()
 
-    def _node_held_by(self, bit: int, block: int) -> RadixNode[Holders]:
-        node = self._node_of.get(block)
-        if node is None or not node.value & bit:
-            raise UnknownBlockError(f"the worker is not known to hold block {block:#018x}")
-        return node
+    def _check_fresh(self, hashes: Sequence[int], depth: int) -> None:
+        """A hash names its whole prefix: it cannot stand in two places."""
+        anchors = anchors_in(hashes, depth)
+        if len(set(anchors)) < len(anchors) or not self._tree.anchors.keys().isdisjoint(anchors):
+            raise UnknownBlockError("a block is stored behind two different parents")
 
-    def _node_ending_with(self, block: int, bit: int) -> RadixNode[Holders]:
-        if block == self._root_hash:
-            return self._tree.root
-        node = self._node_held_by(bit, block)
-        return self._split(node, node.hashes.index(block) + 1)
+    def _hang(self, node: Node, hashes: Sequence[int], bit: Holders, namespace: int) -> Node:
+        if node.parent is None:
+            self._namespace_of[hashes[0]] = namespace
+        return self._tree.hang(node, hashes, bit)
 
-    def _bit(self, worker: str) -> int:
-        if worker not in self._bit_of:
-            used = sum(self._bit_of.values())
-            self._bit_of[worker] = ~used & (used + 1)
-        return self._bit_of[worker]
+    def _remove(self, bit: Holders, start: Node, hashes: Sequence[int]) -> None:
+        """Take a worker out of the last block of `hashes` and of all below it."""
+        steps = list(self._tree.walk(hashes, start))
+        if sum(matched for _, matched in steps) < len(hashes):
+            return
+        node, matched = steps[-1]
+        if matched > 1 and node.value & bit:
+            self._tree.touch(self._tree.split(node, matched - 1))
+        self._clear(bit, node)
+        self._make_room()
 
+    def _clear(self, bit: Holders, top: Node) -> None:
+        """Take a worker out of a run and of all below it that it holds, which hangs together."""
+        held, parent = [top] if top.value & bit else [], top.parent
+        for node in held:  # grows on the way
+            held += [child for child in node.children.values() if child.value & bit]
+        for node in reversed(held):
+            node.value &= ~bit
+            if node.value:
+                self._tree.merge(node)
+            else:
+                self._forget(node)
+        if parent is not None:
+            self._tree.merge(parent)
 
-def set_bits(bits: int) -> list[int]:
-    """The single-bit values that add up to `bits`."""
-    found = []
-    while bits:
-        lowest = bits & -bits
-        found.append(lowest)
-        bits ^= lowest
-    return found
+    def _forget(self, leaf: Node) -> None:
+        if leaf.depth == 0:
+            del self._namespace_of[leaf.hashes[0]]
+        self._tree.remove(leaf)
+
+    def _make_room(self) -> None:
+        while self.num_bytes > self._max_bytes and (leaf := self._tree.oldest_leaf()) is not None:
+            parent = leaf.parent
+            self.num_dropped_blocks += len(leaf.hashes)
+            self._forget(leaf)
+            if parent is not None:
+                self._tree.merge(parent)

@@ -5,23 +5,36 @@ to all before it, a hash names its whole prefix. What a value is belongs to the 
 keeps block ids (`radix/prefix_cache.py`), the router's index keeps a set of workers (`radix/prefix_index.py`).
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 Value = TypeVar("Value")
 
+NO_CHILDREN: Final[dict[int, Any]] = {}  # of every leaf: an empty dict each would be an eighth of an index
+
 
 class RadixNode(Generic[Value]):
-    """A run of block hashes. Only the root has an empty run and no parent."""
+    """A run of block hashes (uint64). Only the root has an empty run and no parent.
 
-    __slots__ = ("children", "hashes", "parent", "value")
+    Attributes:
+        hashes: the run, 8 bytes a block.
+        depth: blocks before the run, from the root on.
+    """
 
-    def __init__(self, hashes: list[int], value: Value, parent: "RadixNode[Value] | None") -> None:
+    __slots__ = ("children", "depth", "hashes", "parent", "value")
+
+    def __init__(self, hashes: "array[int]", value: Value, parent: "RadixNode[Value] | None", depth: int) -> None:
         self.hashes = hashes
         self.value = value
         self.parent = parent
-        self.children: dict[int, RadixNode[Value]] = {}
+        self.depth = depth
+        self.children: dict[int, RadixNode[Value]] = NO_CHILDREN
+
+    @property
+    def end(self) -> int:
+        """Blocks from the root to the end of the run."""
+        return self.depth + len(self.hashes)
 
     def path(self) -> "Iterator[RadixNode[Value]]":
         """This node and its ancestors, deepest first, without the root."""
@@ -30,13 +43,13 @@ class RadixNode(Generic[Value]):
             yield node
             node = node.parent
 
-
-@dataclass(frozen=True)
-class Step(Generic[Value]):
-    """One node on the way of a walk and how many of its hashes the walk matched (at least one)."""
-
-    node: RadixNode[Value]
-    matched: int
+    def hashes_from(self, depth: int) -> "array[int]":
+        """The hashes on the way from the root to the end of this run, those of the first `depth` blocks left out."""
+        node, hashes = self, self.hashes[max(depth - self.depth, 0) :]
+        while node.depth > depth and node.parent is not None:
+            node = node.parent
+            hashes = node.hashes[max(depth - node.depth, 0) :] + hashes
+        return hashes
 
 
 class RadixTree(Generic[Value]):
@@ -49,21 +62,23 @@ class RadixTree(Generic[Value]):
     """
 
     def __init__(self, root_value: Value, split_value: Callable[[Value, int], tuple[Value, Value]]) -> None:
-        self.root: RadixNode[Value] = RadixNode([], root_value, None)
+        self.root: RadixNode[Value] = RadixNode(array("Q"), root_value, None, 0)
         self._split_value = split_value
 
-    def walk(self, hashes: Sequence[int], start: RadixNode[Value] | None = None, at: int = 0) -> Iterator[Step[Value]]:
-        """Follow `hashes` from place `at` on down from `start` (the root) as far as they match. Changes nothing.
+    def walk(
+        self, hashes: Sequence[int], start: RadixNode[Value] | None = None
+    ) -> Iterator[tuple[RadixNode[Value], int]]:
+        """Follow `hashes` down from `start` (the root) as far as they match. Changes nothing.
 
-        Only the last step may match part of its run.
+        Yields each node on the way with how many of its hashes matched, at least one. Only the last may match in part.
         """
-        node = start or self.root
+        node, at = start or self.root, 0
         while at < len(hashes):
             child = node.children.get(hashes[at])
             if child is None:
                 return
             matched = common_length(child.hashes, hashes, at)
-            yield Step(child, matched)
+            yield child, matched
             if matched < len(child.hashes):
                 return
             node, at = child, at + matched
@@ -73,18 +88,21 @@ class RadixTree(Generic[Value]):
         if not 0 < at < len(node.hashes) or node.parent is None:
             raise ValueError(f"cannot split a run of {len(node.hashes)} hashes after {at}")
         upper_value, node.value = self._split_value(node.value, at)
-        upper = RadixNode(node.hashes[:at], upper_value, node.parent)
+        upper = RadixNode(node.hashes[:at], upper_value, node.parent, node.depth)
         node.parent.children[upper.hashes[0]] = upper
         node.hashes = node.hashes[at:]
-        upper.children[node.hashes[0]] = node
+        node.depth += at
+        upper.children = {node.hashes[0]: node}
         node.parent = upper
         return upper
 
-    def insert(self, parent: RadixNode[Value], hashes: list[int], value: Value) -> RadixNode[Value]:
+    def insert(self, parent: RadixNode[Value], hashes: Sequence[int], value: Value) -> RadixNode[Value]:
         """Hang a new leaf under `parent`. Raises ValueError where a child already begins with the same hash."""
         if not hashes or hashes[0] in parent.children:
             raise ValueError("a new node needs a run that no child of its parent begins with")
-        node = RadixNode(hashes, value, parent)
+        node = RadixNode(array("Q", hashes), value, parent, parent.end)
+        if parent.children is NO_CHILDREN:
+            parent.children = {}
         parent.children[hashes[0]] = node
         return node
 
@@ -105,24 +123,29 @@ class RadixTree(Generic[Value]):
         if leaf.children or leaf.parent is None:
             raise ValueError("only a leaf can be removed")
         del leaf.parent.children[leaf.hashes[0]]
+        if not leaf.parent.children:
+            leaf.parent.children = NO_CHILDREN
         leaf.parent = None
 
-    def nodes(self) -> Iterator[RadixNode[Value]]:
-        """All nodes but the root, parents before children."""
-        stack = list(self.root.children.values())
+    def nodes(self, start: RadixNode[Value] | None = None) -> Iterator[RadixNode[Value]]:
+        """All nodes below `start` (the root), parents before children."""
+        stack = list((start or self.root).children.values())
         while stack:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a run is empty, a link is one-sided, or a child hangs under the wrong hash."""
+        """Raise AssertionError where a run is empty, a link is one-sided, a depth is wrong, or a child hangs under the
+        wrong hash."""
         for node in self.nodes():
             if node.parent is None or not node.hashes or node.parent.children.get(node.hashes[0]) is not node:
-                raise AssertionError(f"broken link above the run that begins with {node.hashes[:1]}")
+                raise AssertionError(f"broken link above the run that begins with {node.hashes[:1].tolist()}")
+            if node.depth != node.parent.end:
+                raise AssertionError(f"a run at depth {node.depth} follows one that ends at {node.parent.end}")
 
 
-def common_length(run: list[int], hashes: Sequence[int], at: int) -> int:
+def common_length(run: Sequence[int], hashes: Sequence[int], at: int) -> int:
     """How many hashes of `run` equal those of `hashes` from `at` on.
 
     Chained hashes that differ once never meet again, so the border is found by bisection.

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 
 import torch
 
+from tests.witness import hasher_of
 from workers.engine.sampler import sample
 from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, SampledToken, SamplingParams
@@ -14,7 +15,7 @@ EOS = frozenset({3})
 
 def sequence_of(params: SamplingParams, output: Items[int] = (), prompt: Items[int] = (1,), index: int = 0) -> Sequence:
     """A sequence in the middle of its completion."""
-    sequence = Sequence(GenerationRequest("r", tuple(prompt), params), root=0, block_size=16, index=index)
+    sequence = Sequence(GenerationRequest("r", tuple(prompt), params), hasher_of(16), index)
     sequence.token_ids += output
     return sequence
 

@@ -141,10 +141,11 @@ class EngineDriver:
             if isinstance(event, BlocksStored):
                 self.followed.update(parents_of(event))
             else:
-                for block_hash in event.hashes:
+                for block_hash in event.hashes[event.num_kept :]:
                     del self.followed[block_hash]
-        asked = [link for run in self.engine.kv.cache.snapshot() for link in parents_of(run)]
-        assert sorted(self.followed.items()) == sorted(asked)
+        assert self.followed == {
+            block: parent for run in self.engine.kv.cache.snapshot() for block, parent in parents_of(run)
+        }
 
     def _request(self, text: Sequence[int], max_tokens: int, **sampling: object) -> GenerationRequest:
         self.num_requests += 1
@@ -182,7 +183,7 @@ def assert_nothing_left(engine: WitnessEngine) -> None:
 
 def parents_of(run: BlocksStored) -> list[tuple[int, int]]:
     """Each block hash of a run with the hash before it."""
-    return list(zip(run.hashes, [run.parent, *run.hashes], strict=False))
+    return list(zip(run.hashes, [run.anchor, *run.hashes], strict=False))
 
 
 def random_schedule(seed: int, num_steps: int, *, ahead: bool) -> Counter[str]:

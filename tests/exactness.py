@@ -119,7 +119,7 @@ class RecordedEngine:
             self._tokens.setdefault(output.request_id, []).extend(output.token_ids)
             self.cached[output.request_id] = output.num_cached_tokens
         for event in self._engine.take_events():
-            self.num_evicted += len(event.hashes) if isinstance(event, BlocksRemoved) else 0
+            self.num_evicted += len(event.hashes) - event.num_kept if isinstance(event, BlocksRemoved) else 0
         self._engine.check_integrity()
 
 

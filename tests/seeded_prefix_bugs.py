@@ -2,6 +2,7 @@
 
 import pytest
 
+from radix.block_hash import BlockHasher, HashState
 from radix.prefix_cache import PrefixCache
 from tests.helpers import request_of
 from tests.seeded_bug import SeededBug, serve, serve_to_the_last_block
@@ -76,11 +77,11 @@ class CollidingEngine(WitnessEngine):
 def all_blocks_have_the_same_hash() -> None:
     """CVE-2025-25183: a prompt made to collide with another one's blocks was served that one's KV."""
 
-    def collide(parent: int, tokens: bytes, block_size: int) -> list[int]:
-        return [7] * (len(tokens) // (4 * block_size))
+    def collide(self: BlockHasher, tokens: bytes, state: HashState | None) -> tuple[list[int], HashState | None]:
+        return [7] * (len(tokens) // (4 * self.block_size)), state
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workers.engine.sequence.hash_blocks", collide)
+        patch.setattr(BlockHasher, "hash_blocks", collide)
         for budget in (6, 64):
             engine = CollidingEngine(num_blocks=30, max_num_batched_tokens=budget)
             prompts = [[start + 1] * 9 + PROMPT[:start] for start in range(9)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from radix.block_hash import BlockHasher
 from radix.prefix_cache import PrefixCache
 from workers.config import SchedulerConfig
 from workers.engine.attention_metadata import AttentionMetadata
@@ -15,7 +16,7 @@ from workers.engine.kv_manager import KVManager
 from workers.engine.runner import Runner
 
 Works = dict[int, list[int]]
-VOCAB_SIZE, BLOCK_SIZE, MAX_LEN, MAX_NUM_SEQS, ROOT = 61, 4, 64, 6, 7
+VOCAB_SIZE, BLOCK_SIZE, MAX_LEN, MAX_NUM_SEQS = 61, 4, 64, 6
 EOS = frozenset({3})
 
 
@@ -76,12 +77,12 @@ def witness_cache(num_blocks: int) -> KVCache:
 
 
 def witness_engine(runner: Runner, num_blocks: int, memory: KVCache, max_num_batched_tokens: int = 24) -> Engine:
+    hasher = BlockHasher("witness", b"secret", BLOCK_SIZE, VOCAB_SIZE)
     return Engine(
         runner,
-        KVManager(BlockPool(num_blocks), PrefixCache(BLOCK_SIZE, ROOT), memory, BLOCK_SIZE),
+        KVManager(BlockPool(num_blocks), PrefixCache(BLOCK_SIZE, hasher.root), memory, BLOCK_SIZE),
         SchedulerConfig(MAX_NUM_SEQS, max_num_batched_tokens),
-        root_hash=ROOT,
-        block_size=BLOCK_SIZE,
+        hasher=hasher,
         vocab_size=VOCAB_SIZE,
         max_model_len=MAX_LEN,
         eos_token_ids=EOS,

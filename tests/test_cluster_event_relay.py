@@ -28,18 +28,19 @@ class FakeWorker:
         self.num_snapshots += 1
         if self._stores_while_asked:
             self.store(10)  # in the snapshot, and queued for the subscriber as well
-        held = [BlocksStored(ROOT, tuple(self.blocks))] if self.blocks else []
+        held = [BlocksStored(ROOT, 0, tuple(self.blocks))] if self.blocks else []
         batch = EventBatch("life", self.sequence, True, held)
         if self._stores_while_asked:
             self.store(11)  # queued only
         return batch
 
     def store(self, block: int) -> None:
-        self.publish(BlocksStored(self.blocks[-1] if self.blocks else ROOT, (block,)))
         self.blocks.append(block)
+        self.publish(BlocksStored(ROOT, 0, tuple(self.blocks)))
 
     def remove_last(self) -> None:
-        self.publish(BlocksRemoved((self.blocks.pop(),)))
+        self.publish(BlocksRemoved(ROOT, 0, tuple(self.blocks), len(self.blocks) - 1))
+        self.blocks.pop()
 
     def publish(self, event: BlocksStored | BlocksRemoved) -> None:
         self.sequence += 1

@@ -15,7 +15,7 @@ from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
 
-SETTINGS = FrontendSettings(str(TINY_MODEL), "tiny", max_model_len=64, vocab_size=4096, root_hash=1, block_size=16)
+SETTINGS = FrontendSettings(str(TINY_MODEL), "tiny", 64, vocab_size=4096, block_size=16, namespace="tiny", secret=b"s")
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "import os"}]}
 TEXT: dict[str, Any] = {"model": "tiny", "prompt": "import os"}
 

@@ -1,14 +1,12 @@
-"""The routers' index: each operation alone, then random workers against naive models of what they hold."""
+"""The routers' index: each operation alone. `test_radix_prefix_index_oracle.py` holds it against a model."""
 
-import random
+from array import array
 
-import pygtrie
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
-from radix.events import BlocksRemoved, BlocksStored
-from radix.prefix_index import PrefixIndex, UnknownBlockError, set_bits
+from radix.events import BlocksRemoved, BlocksStored, CacheEvent
+from radix.holder_tree import NODE_BYTES
+from radix.prefix_index import PrefixIndex, UnknownBlockError
 
 Path = tuple[int, ...]
 ROOT = 2**64 - 1
@@ -23,23 +21,25 @@ def chain(path: Path) -> list[int]:
     return hashes
 
 
+def stored(path: Path) -> BlocksStored:
+    return BlocksStored(ROOT, 0, chain(path))
+
+
+def removed(path: Path, num_kept: int) -> BlocksRemoved:
+    return BlocksRemoved(ROOT, 0, chain(path), num_kept)
+
+
 def index_of(**holdings: list[Path]) -> PrefixIndex:
     index = PrefixIndex(ROOT)
     for worker, paths in holdings.items():
         for path in paths:
-            index.apply(worker, BlocksStored(ROOT, chain(path)))
+            index.apply(worker, stored(path))
     index.check_integrity()
     return index
 
 
 def runs(index: PrefixIndex) -> list[list[int]]:
-    return sorted(node.hashes for node in index._tree.nodes())
-
-
-def assert_canonical(index: PrefixIndex) -> None:
-    """No run could be merged with its only child."""
-    for node in index._tree.nodes():
-        assert [child.value for child in node.children.values()] != [node.value]
+    return sorted(node.hashes.tolist() for node in index._tree.nodes())
 
 
 def test_match_gives_each_worker_its_own_depth() -> None:
@@ -54,11 +54,11 @@ def test_runs_split_where_holders_differ_and_merge_where_not() -> None:
     index = index_of(a=[(1, 2, 3, 1)], b=[(1, 2)])
     path = chain((1, 2, 3, 1))
     assert runs(index) == [path[:2], path[2:]]
-    index.apply("b", BlocksStored(path[1], path[2:]))
+    index.apply("b", stored((1, 2, 3, 1)))
     assert runs(index) == [path]
-    index.apply("a", BlocksRemoved(path[3:]))
+    index.apply("a", removed((1, 2, 3, 1), 3))
     assert runs(index) == [path[:3], path[3:]]
-    index.apply("b", BlocksRemoved(path[3:]))
+    index.apply("b", removed((1, 2, 3, 1), 3))
     assert runs(index) == [path[:3]]
     index.check_integrity()
 
@@ -66,14 +66,16 @@ def test_runs_split_where_holders_differ_and_merge_where_not() -> None:
 def test_a_store_over_two_runs_merges_all_three() -> None:
     path = chain((1, 2, 3, 1))
     index = index_of(a=[(1, 2, 3, 1)], c=[(1, 2, 3)], b=[(1,)])
-    index.apply("b", BlocksStored(path[0], path[1:]))
+    index.apply("b", stored((1, 2, 3, 1)))
     assert runs(index) == [path[:3], path[3:]]
+    index.check_integrity()
 
 
 def test_many_small_stores_stay_one_run() -> None:
-    index, path = PrefixIndex(ROOT), chain((1, 2, 3) * 20)
-    for at, block in enumerate(path):
-        index.apply("a", BlocksStored(path[at - 1] if at else ROOT, [block]))
+    index, path = PrefixIndex(ROOT), chain((1, 2, 3) * 10)
+    for at in range(30):
+        depth = at - at % 16
+        index.apply("a", BlocksStored(path[depth - 1] if depth else ROOT, depth, path[depth : at + 1]))
         index.check_integrity()
     assert runs(index) == [path]
 
@@ -86,147 +88,131 @@ def test_drop_forgets_one_worker_and_its_name_can_come_back() -> None:
     assert index.blocks_of("a") == set()
     assert index.match(chain((1, 2, 3))) == {"b": 2}
     assert runs(index) == [chain((1, 2))]
-    index.apply("a", BlocksStored(ROOT, chain((2,))))
+    assert index.bit_of("c") == 1, "the bit of a worker that is gone is free"
+    index.drop("c")
+    index.apply("a", stored((2,)))
     assert (index.match(chain((2,))), index.match(chain((1,)))) == ({"a": 1}, {"b": 1})
 
 
-@pytest.mark.parametrize("event", [BlocksStored(77, [78]), BlocksRemoved([77])])
-def test_an_event_on_an_unknown_block_is_refused_and_changes_nothing(event: BlocksStored | BlocksRemoved) -> None:
+LONG = chain((1, 2, 3, 1) * 5)  # 20 blocks, one of them an anchor
+UNKNOWN = [BlocksStored(77, 16, [78]), BlocksRemoved(77, 16, [78], 0), BlocksStored(LONG[16], 32, [78])]
+
+
+@pytest.mark.parametrize("event", UNKNOWN)
+def test_an_event_on_an_unknown_anchor_is_refused_and_changes_nothing(event: CacheEvent) -> None:
     index = index_of(a=[(1, 2)])
-    with pytest.raises(UnknownBlockError, match="0x000000000000004d"):
+    index.insert("a", LONG)
+    before = runs(index)
+    with pytest.raises(UnknownBlockError, match=f"{event.anchor:#018x} at depth {event.depth}"):
         index.apply("a", event)
     index.check_integrity()
-    assert index.blocks_of("a") == set(chain((1, 2)))
+    assert runs(index) == before
 
 
-@pytest.mark.parametrize("event", [BlocksStored(chain((1, 2))[1], [999]), BlocksRemoved(chain((1, 2))[1:])])
-def test_an_event_on_a_block_that_only_others_hold_is_refused(event: BlocksStored | BlocksRemoved) -> None:
-    index = index_of(a=[(1, 2, 3)], b=[(1,)])
+@pytest.mark.parametrize("event", [BlocksStored(LONG[15], 16, [999]), BlocksRemoved(LONG[15], 16, LONG[16:], 1)])
+def test_an_event_on_an_anchor_that_only_others_hold_is_refused(event: CacheEvent) -> None:
+    index = index_of(b=[(1,)])
+    index.insert("a", LONG)
     with pytest.raises(UnknownBlockError):
         index.apply("b", event)
     index.check_integrity()
-    assert (index.blocks_of("a"), index.blocks_of("b")) == (set(chain((1, 2, 3))), set(chain((1,))))
+    assert (index.blocks_of("a"), index.blocks_of("b")) == (set(LONG), set(chain((1,))))
 
 
-@pytest.mark.parametrize("hashes", [[7, 7], chain((1, 2))[1:]])
-def test_one_block_behind_two_parents_is_refused(hashes: list[int]) -> None:
+def test_an_anchor_in_the_middle_of_a_run_is_found() -> None:
+    index = PrefixIndex(ROOT)
+    for worker in "ab":
+        index.insert(worker, LONG)
+    index.apply("a", BlocksStored(LONG[15], 16, [*LONG[16:18], 900]))
+    index.check_integrity()
+    assert runs(index) == sorted([LONG[:18], LONG[18:], [900]])
+    index.apply("b", BlocksRemoved(LONG[15], 16, LONG[16:], 1))
+    index.check_integrity()
+    assert index.match(LONG) == {"a": 20, "b": 17}
+
+
+@pytest.mark.parametrize("hashes", [[7] * 40, chain((1, 2, 3, 1) * 5)])
+def test_one_anchor_behind_two_parents_is_refused(hashes: list[int]) -> None:
     """Chained hashes name their whole prefix: such an event is a collision or a lie."""
-    index = index_of(a=[(1, 2), (3,)])
+    index = PrefixIndex(ROOT)
+    index.insert("a", LONG)
     with pytest.raises(UnknownBlockError, match="two different parents"):
-        index.apply("a", BlocksStored(chain((3,))[0], hashes))
+        index.apply("a", BlocksStored(LONG[15], 16, hashes))
     index.check_integrity()
-    assert index.blocks_of("a") == set(chain((1, 2)) + chain((3,)))
+    assert index.blocks_of("a") == set(LONG)
 
 
-def test_one_event_may_remove_several_runs() -> None:
-    """Leaves first; a run above them goes once they are gone."""
-    index = index_of(a=[(1, 2, 3), (1, 2, 1), (2,), (3, 3)], b=[(1, 2, 3)])
-    gone = [*chain((1, 2, 3))[2:], *chain((3, 3)), *chain((1, 2, 1))[2:], *chain((1, 2))[1:]]
-    index.apply("a", BlocksRemoved(gone))
+def test_events_may_come_twice() -> None:
+    once, twice = PrefixIndex(ROOT), PrefixIndex(ROOT)
+    for event in (stored((1, 2, 3)), stored((1, 2, 1)), removed((1, 2, 3), 1), stored((1, 1)), removed((1, 2), 1)):
+        once.apply("a", event)
+        for _ in range(2):
+            twice.apply("a", event)
+        twice.check_integrity()
+        assert runs(twice) == runs(once)
+
+
+def test_a_removal_takes_all_that_follows_and_nothing_of_others() -> None:
+    index = index_of(a=[(1, 2, 3, 1), (1, 2, 2), (1, 3)], b=[(1, 2, 3, 1)])
+    index.apply("a", removed((1, 2), 1))
     index.check_integrity()
-    assert_canonical(index)
-    assert index.blocks_of("a") == {*chain((1,)), *chain((2,))}
-    assert index.blocks_of("b") == set(chain((1, 2, 3)))
+    assert index.blocks_of("a") == set(chain((1, 3)))
+    assert index.blocks_of("b") == set(chain((1, 2, 3, 1)))
 
 
-def test_a_removal_that_names_an_unknown_block_later_on_is_refused() -> None:
+def test_a_removal_of_what_is_not_held_changes_nothing() -> None:
+    index = index_of(a=[(1, 2)], b=[(1, 2, 3)])
+    for event in (removed((1, 2, 3), 2), removed((2, 2), 1), removed((1, 2, 3, 3), 3)):
+        index.apply("a", event)
+        index.check_integrity()
+    assert (index.match(chain((1, 2, 3))), runs(index)) == ({"a": 2, "b": 3}, [chain((1, 2)), chain((1, 2, 3))[2:]])
+
+
+def test_holders_are_sets_that_grow_upwards() -> None:
+    index = index_of(a=[(1, 2, 3, 1)], b=[(1, 2)], c=[(1, 2)])
+    (deep, few), (shallow, all_three) = index.holders(chain((1, 2, 3, 3)))
+    assert (deep, index.workers_of(few), shallow, index.workers_of(all_three)) == (3, ["a"], 2, ["a", "b", "c"])
+    assert few == index.bit_of("a")
+    assert index.holders(chain((3,))) == index.holders([]) == []
+
+
+def test_insert_is_an_event_from_the_root() -> None:
+    index = PrefixIndex(ROOT)
+    index.insert("a", tuple(chain((1, 2, 3))))
+    index.insert("b", array("Q", chain((1, 2))))
+    index.insert("a", [])
+    index.check_integrity()
+    assert index.match(chain((1, 2, 3))) == {"a": 3, "b": 2}
+
+
+def test_a_namespace_is_dropped_alone() -> None:
     index = index_of(a=[(1, 2), (3,)])
-    with pytest.raises(UnknownBlockError, match="0x000000000000004d"):
-        index.apply("a", BlocksRemoved([*chain((3,)), 77]))
+    index.apply("a", BlocksStored(5, 0, [50, 51]))
+    index.apply("b", BlocksStored(5, 0, [50, 52]))
+    index.drop_namespace(5)
+    index.drop_namespace(6)
     index.check_integrity()
+    assert (index.match([50, 51]), index.match(chain((1, 2))), index.match(chain((3,)))) == ({}, {"a": 2}, {"a": 1})
+    index.drop_namespace(ROOT)
+    assert (index.num_blocks, index.num_bytes) == (0, 0)
 
 
-def test_a_hole_in_what_a_worker_holds_ends_its_match() -> None:
-    path = chain((1, 2, 3))
-    index = index_of(a=[(1, 2, 3)], b=[(1, 2, 3)])
-    index.apply("a", BlocksRemoved(path[1:2]))
+def test_the_least_recently_used_leaf_goes_first_where_room_is_short() -> None:
+    index = PrefixIndex(ROOT, max_bytes=4 * (NODE_BYTES + 16))
+    for path in ((1, 1), (2, 1), (3, 1), (1, 1, 2)):
+        index.apply("a", stored(path))
+    index.insert("b", chain((1, 1)))  # cuts the run of (1, 1, 2) in two
+    index.match(chain((2,)))
+    index.apply("b", stored((2, 2)))  # cuts (2, 1): six runs, of which (3, 1) and (1, 1, 2) were used least recently
     index.check_integrity()
-    assert index.match(path) == {"a": 1, "b": 3}
+    assert index.num_dropped_blocks == 3
+    assert runs(index) == sorted([chain((1, 1)), chain((2,)), chain((2, 1))[1:], chain((2, 2))[1:]])
+    index.apply("a", BlocksStored(77, 16, [78]))  # may have been dropped: no error any more
+    assert index.match(chain((1, 1, 2))) == {"a": 2, "b": 2}
 
 
-def test_set_bits() -> None:
-    assert [set_bits(bits) for bits in (0, 1, 0b1010)] == [[], [1], [2, 8]]
-
-
-class Cluster:
-    """Workers that store and evict at random as a `PrefixCache` does, the index they report to, and one trie each."""
-
-    def __init__(self, rng: random.Random, num_workers: int = 5, max_depth: int = 8) -> None:
-        self.rng, self.max_depth = rng, max_depth
-        self.index = PrefixIndex(ROOT)
-        self.tries = {f"worker-{number}": pygtrie.Trie() for number in range(num_workers)}
-
-    def random_path(self) -> Path:
-        return tuple(self.rng.choices((1, 2, 3), weights=(4, 2, 1), k=self.rng.randint(1, self.max_depth)))
-
-    def depth(self, worker: str, path: Path) -> int:
-        longest = self.tries[worker].longest_prefix(path)
-        return len(longest.key) if longest else 0
-
-    def store(self, worker: str) -> None:
-        """One or two events for what the worker lacks of a random path."""
-        path = self.random_path()
-        hashes, held = chain(path), self.depth(worker, path)
-        border = self.rng.randint(held, len(path))
-        for begin, end in ((held, border), (border, len(path))):
-            if begin < end:
-                self.index.apply(worker, BlocksStored(hashes[begin - 1] if begin else ROOT, hashes[begin:end]))
-        self.tries[worker].update({path[: end + 1]: True for end in range(held, len(path))})
-
-    def evict(self, worker: str) -> None:
-        """The tail of a leaf's run, as long as nothing else hangs on it."""
-        trie = self.tries[worker]
-        if not trie:
-            return
-        path: Path = max(trie.keys(self.rng.choice(list(trie))), key=len)
-        keep = len(path)
-        while keep and self.rng.random() < 0.8 and not trie.has_subtrie(path[:keep]):
-            keep -= 1
-            del trie[path[: keep + 1]]
-        if keep < len(path):
-            self.index.apply(worker, BlocksRemoved(chain(path)[keep:]))
-
-    def drop(self, worker: str) -> None:
-        self.index.drop(worker)
-        self.tries[worker].clear()
-
-    def act(self) -> None:
-        actions, weights = (self.store, self.evict, self.drop), (50, 50, 1)
-        self.rng.choices(actions, weights)[0](self.rng.choice(list(self.tries)))
-
-    def assert_match_agrees(self) -> None:
-        path = self.random_path()
-        depths = {worker: self.depth(worker, path) for worker in self.tries}
-        assert self.index.match(chain(path)) == {worker: depth for worker, depth in depths.items() if depth}
-
-    def assert_same_blocks(self) -> None:
-        self.index.check_integrity()
-        held = {worker: {chain(path)[-1] for path in trie} for worker, trie in self.tries.items()}
-        assert {worker: self.index.blocks_of(worker) for worker in self.tries} == held
-        assert self.index.num_blocks == len(set[int]().union(*held.values()))
-
-
-@given(rng=st.randoms(use_true_random=False), num_workers=st.integers(1, 5))
-@settings(deadline=None, max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-def test_every_step_agrees_with_what_the_workers_hold(rng: random.Random, num_workers: int) -> None:
-    cluster = Cluster(rng, num_workers, max_depth=5)
-    for _ in range(40):
-        cluster.act()
-        cluster.assert_same_blocks()
-        cluster.assert_match_agrees()
-        assert_canonical(cluster.index)
-
-
-def test_twenty_thousand_operations_agree_with_a_trie_and_leave_nothing_behind() -> None:
-    cluster = Cluster(random.Random(20260))
-    for step in range(20_000):
-        cluster.act()
-        cluster.assert_match_agrees()
-        if step % 50 == 0:
-            cluster.assert_same_blocks()
-            assert_canonical(cluster.index)
-    for worker in cluster.tries:
-        while cluster.tries[worker]:
-            cluster.evict(worker)
-    cluster.assert_same_blocks()
-    assert (cluster.index.num_blocks, runs(cluster.index)) == (0, [])
+def test_an_index_without_any_room_stays_empty() -> None:
+    index = PrefixIndex(ROOT, max_bytes=0)
+    index.insert("a", LONG)
+    index.check_integrity()
+    assert (index.match(LONG), index.num_blocks, index.num_dropped_blocks) == ({}, 0, 20)

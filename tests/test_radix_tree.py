@@ -1,13 +1,14 @@
 """The radix tree: its operations one by one, then random inserts and removals against a pygtrie of every prefix."""
 
 import random
+from array import array
 
 import pygtrie
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radix.tree import RadixNode, RadixTree, common_length
+from radix.tree import NO_CHILDREN, RadixNode, RadixTree, common_length
 
 Tree = RadixTree[list[int]]
 Node = RadixNode[list[int]]
@@ -28,7 +29,7 @@ def make_tree(*runs: list[int]) -> tuple[Tree, list[Node]]:
 
 
 def steps(tree: Tree, hashes: list[int], start: Node | None = None) -> list[tuple[list[int], int]]:
-    return [(step.node.hashes, step.matched) for step in tree.walk(hashes, start)]
+    return [(node.hashes.tolist(), matched) for node, matched in tree.walk(hashes, start)]
 
 
 def test_a_walk_follows_whole_runs_and_ends_inside_one() -> None:
@@ -44,10 +45,25 @@ def test_a_walk_follows_whole_runs_and_ends_inside_one() -> None:
 def test_a_split_cuts_run_value_and_links() -> None:
     tree, (root, upper, lower) = make_tree([1, 2, 3], [4])
     first = tree.split(upper, 1)
-    assert (first.hashes, first.value, first.parent) == ([1], [1], root)
-    assert (upper.hashes, upper.value, upper.parent) == ([2, 3], [2, 3], first)
+    assert (first.hashes.tolist(), first.value, first.parent) == ([1], [1], root)
+    assert (upper.hashes.tolist(), upper.value, upper.parent) == ([2, 3], [2, 3], first)
     assert list(lower.path()) == [lower, upper, first]
+    assert [(node.depth, node.end) for node in (root, first, upper, lower)] == [(0, 0), (0, 1), (1, 3), (3, 4)]
     tree.check_integrity()
+
+
+def test_hashes_from_a_depth_may_begin_in_a_run_above() -> None:
+    _, (root, upper, lower) = make_tree([1, 2, 3], [4, 5])
+    assert [lower.hashes_from(depth).tolist() for depth in range(6)] == [
+        [1, 2, 3, 4, 5],
+        [2, 3, 4, 5],
+        [3, 4, 5],
+        [4, 5],
+        [5],
+        [],
+    ]
+    assert upper.hashes_from(2).tolist() == [3]
+    assert root.hashes_from(0).tolist() == []
 
 
 @pytest.mark.parametrize("at", [-1, 0, 2, 3])
@@ -85,7 +101,7 @@ def test_absorb_child_undoes_a_split() -> None:
     tree, (_, node, below) = make_tree([1, 2, 3], [4])
     upper = tree.split(node, 2)
     assert tree.absorb_child(upper) is node
-    assert (upper.hashes, node.parent, below.parent) == ([1, 2, 3], None, upper)
+    assert (upper.hashes.tolist(), node.parent, below.parent) == ([1, 2, 3], None, upper)
     assert steps(tree, [1, 2, 3, 4]) == [([1, 2, 3], 3), ([4], 1)]
     tree.check_integrity()
 
@@ -110,12 +126,22 @@ def test_nodes_come_parents_first_and_without_the_root() -> None:
 
 
 def test_check_integrity_sees_damage() -> None:
-    for damage in ("hashes", "parent"):
+    for damage, value in (("hashes", array("Q", [7])), ("hashes", array("Q")), ("parent", None), ("depth", 2)):
         tree, (_, upper, lower) = make_tree([1], [2])
-        setattr(lower, damage, [7] if damage == "hashes" else None)
-        with pytest.raises(AssertionError, match="broken link"):
+        setattr(lower, damage, value)
+        with pytest.raises(AssertionError, match="depth 2 follows" if damage == "depth" else "broken link"):
             tree.check_integrity()
         assert upper.parent is tree.root
+
+
+def test_leaves_share_one_table_of_children_that_stays_empty() -> None:
+    tree, (_, upper, lower) = make_tree([1], [2])
+    assert lower.children is NO_CHILDREN
+    tree.remove(lower)
+    assert upper.children is NO_CHILDREN
+    tree.insert(upper, [3], [3])
+    tree.check_integrity()
+    assert NO_CHILDREN == {}
 
 
 @given(run=st.integers(1, 40), hashes=st.integers(1, 40), same=st.integers(1, 40), at=st.integers(0, 3))
@@ -125,13 +151,14 @@ def test_common_length_finds_the_border(run: int, hashes: int, same: int, at: in
 
 
 def insert_path(tree: Tree, path: list[int]) -> None:
-    node, at = tree.root, 0
-    for step in list(tree.walk(path)):
-        node, at = step.node, at + step.matched
-        if step.matched < len(node.hashes):
-            node = tree.split(node, step.matched)
+    last, at = tree.root, 0
+    for node, matched in list(tree.walk(path)):
+        at += matched
+        if matched < len(node.hashes):
+            node = tree.split(node, matched)
+        last = node
     if at < len(path):
-        tree.insert(node, path[at:], path[at:])
+        tree.insert(last, path[at:], path[at:])
 
 
 def remove_leaf(tree: Tree, prefixes: pygtrie.Trie, rng: random.Random) -> None:
@@ -156,9 +183,9 @@ def test_random_trees_hold_exactly_the_prefixes_put_in(paths: list[Path], rng: r
         if rng.random() < 0.3:
             remove_leaf(tree, prefixes, rng)
         tree.check_integrity()
-        assert all(node.value == node.hashes for node in tree.nodes())
+        assert all(node.value == node.hashes.tolist() for node in tree.nodes())
         assert sorted(block for node in tree.nodes() for block in node.hashes) == sorted(prefixes.values())
     for path in paths:
         chain = [hash_of[path[: end + 1]] for end in range(len(path))]
         longest = prefixes.longest_prefix(path)
-        assert sum(step.matched for step in tree.walk(chain)) == (len(longest.key) if longest else 0)
+        assert sum(matched for _, matched in tree.walk(chain)) == (len(longest.key) if longest else 0)

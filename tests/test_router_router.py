@@ -21,7 +21,7 @@ def make_router(held: dict[str, int] | None = None, scoring: Scoring = PREFILL_S
     """A router whose index says how many blocks of PROMPT each worker holds."""
     index = PrefixIndex(ROOT)
     for worker, blocks in (held or {}).items():
-        index.apply(worker, BlocksStored(ROOT, PROMPT[:blocks]))
+        index.apply(worker, BlocksStored(ROOT, 0, PROMPT[:blocks]))
     return Router(index, scoring, BLOCK_SIZE, random.Random(seed))
 
 

@@ -105,9 +105,9 @@ def replay(events: Sequence[CacheEvent]) -> set[int]:
     held: set[int] = set()
     for event in events:
         if isinstance(event, BlocksStored):
-            assert not held.intersection(event.hashes)
+            assert event.hashes[-1] not in held
             held.update(event.hashes)
         else:
             assert held.issuperset(event.hashes)
-            held.difference_update(event.hashes)
+            held.difference_update(event.hashes[event.num_kept :])
     return held

@@ -24,7 +24,7 @@ def test_batches_count_one_up_and_quiet_steps_have_none() -> None:
     log = EventLog(source)
     assert log.next_batch() is None
     numbers = []
-    for change in (BlocksStored(1, (2,)), BlocksRemoved((2,)), BlocksStored(1, (3,))):
+    for change in (BlocksStored(1, 0, (2,)), BlocksRemoved(1, 0, (2,), 0), BlocksStored(1, 0, (3,))):
         source.changes.append(change)
         batch = log.next_batch()
         assert batch is not None
@@ -38,9 +38,9 @@ def test_a_snapshot_goes_between_the_batches_around_it() -> None:
     source = FakeSource()
     log = EventLog(source)
     assert log.snapshot().sequence == 0
-    source.changes.append(BlocksStored(1, (2,)))
+    source.changes.append(BlocksStored(1, 0, (2,)))
     log.next_batch()
-    source.contents = [BlocksStored(1, (2,))]
+    source.contents = [BlocksStored(1, 0, (2,))]
     snapshot = log.snapshot()
     assert (snapshot.sequence, snapshot.is_snapshot, list(snapshot.events)) == (1, True, source.contents)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.helpers import drain, generate, num_leaked_blocks, request_of, tokens_by_request
-from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
-from tests.witness_memory import ROOT, kv_of
+from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens, hasher_of
+from tests.witness_memory import kv_of
 from tests.witness_runner import next_token
 from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, RequestOutput
@@ -109,7 +109,7 @@ def test_blocks_from_elsewhere_are_taken_as_far_as_they_are_good(length: int, nu
 def test_only_blocks_of_known_tokens_are_published() -> None:
     """The last of three is computed, but nobody knows yet from what."""
     engine = WitnessEngine(block_size=1)
-    sequence = Sequence(request_of("x", PROMPT[:2], 3), ROOT, 1)
+    sequence = Sequence(request_of("x", PROMPT[:2], 3), hasher_of(1))
     assert engine.kv.admit(sequence)
     sequence.rows_in_flight = [0]
     assert engine.kv.grow(sequence, 3)
@@ -124,7 +124,7 @@ def test_an_admission_that_fails_changes_nothing() -> None:
     engine = WitnessEngine(num_blocks=6)
     run(engine, request_of("cached", PROMPT[:8], 1))
     taken = engine.kv.pool.allocate(4)
-    sequence = Sequence(request_of("x", PROMPT, 1), ROOT, 4)
+    sequence = Sequence(request_of("x", PROMPT, 1), hasher_of(4))
     assert not engine.kv.admit(sequence)
     assert (sequence.block_table, sequence.lease, engine.kv.cache.num_idle_blocks) == ([], None, 2)
     engine.kv.pool.free(taken)

@@ -11,11 +11,11 @@ tokens are collected that come after it, or when a check looks.
 import zlib
 from array import array
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 
-from radix.block_hash import hash_blocks
+from radix.block_hash import BlockHasher
 from radix.prefix_cache import PrefixCache
 from tests.helpers import request_of
 from tests.witness_memory import NUM_PLANES, POISON, ROOT, WitnessMemory, WitnessPool, kv_of, planes_of
@@ -53,8 +53,7 @@ class WitnessEngine(Engine):
             self.runner,
             KVManager(WitnessPool(num_blocks, self.memory), PrefixCache(block_size, ROOT), self.memory, block_size),
             SchedulerConfig(max_num_seqs, max_num_batched_tokens),
-            root_hash=ROOT,
-            block_size=block_size,
+            hasher=hasher_of(block_size),
             vocab_size=VOCAB_SIZE,
             max_model_len=MAX_MODEL_LEN,
             eos_token_ids=frozenset({EOS}),
@@ -102,7 +101,7 @@ class WitnessEngine(Engine):
         """All hashes of the tree are chained from this namespace's root over the tokens before them."""
         for node in self.kv.cache._tree.nodes():
             hashes = hashes_of(self.kv.cache.leased(node).tokens, self.memory.block_size)
-            assert hashes[-len(node.hashes) :] == node.hashes, "a block stands under another block's hash"
+            assert hashes[-len(node.hashes) :] == node.hashes.tolist(), "a block stands under another block's hash"
 
 
 class WitnessBlocks:
@@ -123,7 +122,13 @@ class WitnessBlocks:
 @lru_cache(maxsize=4096)
 def hashes_of(tokens: bytes, block_size: int) -> list[int]:
     """The chained hashes of whole blocks of tokens."""
-    return hash_blocks(ROOT, tokens, block_size)
+    return hasher_of(block_size).hash_blocks(tokens)[0]
+
+
+@cache
+def hasher_of(block_size: int) -> BlockHasher:
+    """The witness's namespace under the witness's secret."""
+    return BlockHasher("witness", b"secret", block_size, VOCAB_SIZE)
 
 
 def expected_tokens(request: GenerationRequest, index: int = 0) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from kernels.cpu_ops.loader import arithmetic
-from radix.block_hash import root_hash
+from radix.block_hash import BlockHasher
 from radix.prefix_cache import PrefixCache
 from workers.config import EngineConfig, WeightConfig
 from workers.engine.block_pool import BlockPool
@@ -67,15 +67,14 @@ def assemble_engine(
     block_size = config.cache.block_size
     kv_cache = make_kv_cache(spec, config, weights.embed_tokens.device)
     max_len = min(spec.max_model_len, kv_cache.num_blocks * block_size)
-    root = root_hash(namespace, secret)
+    hasher = BlockHasher(namespace, secret, block_size, spec.vocab_size)
     eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
         make_runner(model, kv_cache, config, eos_token_ids, max_len),
-        KVManager(BlockPool(kv_cache.num_blocks), PrefixCache(block_size, root), kv_cache, block_size),
+        KVManager(BlockPool(kv_cache.num_blocks), PrefixCache(block_size, hasher.root), kv_cache, block_size),
         config.scheduler,
-        root_hash=root,
-        block_size=block_size,
+        hasher=hasher,
         vocab_size=spec.vocab_size,
         max_model_len=max_len,
         eos_token_ids=eos_token_ids,

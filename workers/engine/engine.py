@@ -4,6 +4,7 @@ from collections import deque
 from itertools import count
 from typing import NamedTuple
 
+from radix.block_hash import BlockHasher
 from radix.events import CacheEvent
 from workers.config import SchedulerConfig
 from workers.engine.integrity import check_integrity
@@ -32,8 +33,7 @@ class Engine:
         runner: computes the steps; decides which requests run ahead.
         kv: owns the blocks.
         config: limits of a step.
-        root_hash: what block hashes are chained from (`radix.block_hash`).
-        block_size: tokens per block.
+        hasher: of the KV's namespace and block size.
         vocab_size: token ids are checked against it.
         max_model_len: prompt and completion together may have this many tokens.
         eos_token_ids: tokens that end a sequence.
@@ -45,8 +45,7 @@ class Engine:
         kv: KVManager,
         config: SchedulerConfig,
         *,
-        root_hash: int,
-        block_size: int,
+        hasher: BlockHasher,
         vocab_size: int,
         max_model_len: int,
         eos_token_ids: frozenset[int],
@@ -54,8 +53,7 @@ class Engine:
         self._runner = runner
         self.kv = kv
         self._scheduler = Scheduler(config, kv)
-        self._root_hash = root_hash
-        self._block_size = block_size
+        self._hasher = hasher
         self._vocab_size = vocab_size
         self.max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
@@ -79,7 +77,7 @@ class Engine:
         self._check(request)
         if hold and request.sampling.n > 1:
             raise only_one(request)
-        first = Sequence(request, self._root_hash, self._block_size)
+        first = Sequence(request, self._hasher)
         first.held = hold
         first.runs_ahead = self._runner.runs_ahead(request.sampling)
         self._scheduler.add(first)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from radix.block_hash import hash_blocks, token_bytes
+from radix.block_hash import BlockHasher, HashState, token_bytes
 from radix.prefix_cache import Lease
 from workers.request import FinishReason, GenerationRequest
 
@@ -47,7 +47,7 @@ class Sequence:
         parent: the completion whose prompt it waits for and shares; None once it has been admitted.
     """
 
-    def __init__(self, request: GenerationRequest, root: int, block_size: int, index: int = 0) -> None:
+    def __init__(self, request: GenerationRequest, hasher: BlockHasher, index: int = 0) -> None:
         self.request = request
         self.index = index
         self.parent: Sequence | None = None
@@ -64,16 +64,16 @@ class Sequence:
         self.imported: BlockSource | None = None
         self.was_admitted = False
         self.held = False
-        self._root = root
-        self._block_size = block_size
+        self._hasher = hasher
+        self._hash_state: HashState | None = None
         self._block_hashes: list[int] = []
 
     def fork(self, index: int) -> "Sequence":
         """Another completion of the same request, which shares the prompt's KV once it is computed."""
-        child = Sequence(self.request, self._root, self._block_size, index)
+        child = Sequence(self.request, self._hasher, index)
         child.parent = self
         child.runs_ahead = self.runs_ahead
-        child._block_hashes = list(self.block_hashes)
+        child._block_hashes, child._hash_state = list(self.block_hashes), self._hash_state
         return child
 
     @property
@@ -114,15 +114,17 @@ class Sequence:
     @property
     def block_hashes(self) -> list[int]:
         """Chained hashes of all full blocks of its tokens; each block is hashed once."""
-        hashes, size = self._block_hashes, self._block_size
+        hashes, size = self._block_hashes, self._hasher.block_size
         fresh = self.token_ids[len(hashes) * size : len(self.token_ids) // size * size]
         if fresh:
-            hashes += hash_blocks(hashes[-1] if hashes else self._root, token_bytes(fresh), size)
+            more, self._hash_state = self._hasher.hash_blocks(token_bytes(fresh), self._hash_state)
+            hashes += more
         return hashes
 
     def tokens_of_blocks(self, first: int, last: int) -> bytes:
         """The tokens of blocks `first` to `last` (exclusive) as int32 bytes."""
-        return token_bytes(self.token_ids[first * self._block_size : last * self._block_size])
+        size = self._hasher.block_size
+        return token_bytes(self.token_ids[first * size : last * size])
 
     def append_token(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Take a generated token in, and finish where the model says so or the request has had its fill."""

@@ -1,0 +1,1 @@
+"""The routers' index beside other ways to keep one."""
