@@ -61,6 +61,13 @@ class PrefixIndex:
             node.value &= ~bit
             self._tidy(node)
 
+    def replace(self, worker: str, by: str) -> None:
+        """From now on `worker` holds what `by` held, and nothing else; `by` is forgotten."""
+        self.drop(worker)
+        bit = self._bit_of.pop(by, None)
+        if bit is not None:
+            self._bit_of[worker] = bit
+
     def blocks_of(self, worker: str) -> set[int]:
         """Every block hash the worker is believed to hold; a full scan, for tests and for explaining."""
         bit = self._bit_of.get(worker, 0)
