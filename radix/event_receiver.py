@@ -135,8 +135,9 @@ class EventReceiver:
         if batch.epoch != self.place.epoch:  # another life: only a snapshot says what it began with
             self._stream.awaits_snapshot = True
         self._stream.last_heard_of = max(self._stream.last_heard_of, batch.sequence)
-        is_new = self._stream.awaits_snapshot or batch.sequence > self.place.sequence
-        if batch.events and is_new and self._has_room(batch.sequence == self.place.sequence + 1):
+        awaits = self._stream.awaits_snapshot
+        is_new = awaits or batch.sequence > self.place.sequence
+        if batch.events and is_new and self._has_room(not awaits and batch.sequence == self.place.sequence + 1):
             self._stream.parked[batch.sequence] = batch
 
     def _take_part(self, batch: EventBatch, now_s: float) -> None:

@@ -1,7 +1,8 @@
 """The sender's end of a worker's events: what a subscriber that has seen so much must be told next. No I/O.
 
 A subscriber is a place in one ring of recent messages, which all subscribers share. One that falls behind the ring is
-told so (None) and begins again with a snapshot, so a slow router costs a worker no memory. Times are seconds of the worker's own clock.
+told so (None) and begins again with a snapshot, so a slow router costs a worker no memory. Times are in
+seconds of the worker's own clock.
 """
 
 from collections import deque
