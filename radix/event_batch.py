@@ -74,12 +74,16 @@ class Subscription:
 def read_batches(message: bytes) -> list[EventBatch]:
     """The batches of a message. Raises ValueError for bytes that are not one or more whole event batches."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(message))
+    batches: list[EventBatch] = []
+    end = 0
     try:
         unpacker.feed(message)
-        batches = [_from_fields(*fields) for fields in unpacker]
+        for fields in unpacker:
+            batches.append(_from_fields(*fields))
+            end = unpacker.tell()
     except (TypeError, ValueError, OverflowError, msgpack.UnpackException) as error:
         raise ValueError(f"not an event batch: {error}") from error
-    if not batches or unpacker.tell() != len(message):
+    if not batches or end != len(message):
         raise ValueError("not an event batch: the message ends in the middle of one")
     return batches
 
