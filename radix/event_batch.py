@@ -94,4 +94,4 @@ def _from_fields(epoch: Any, sequence: Any, sent_s: Any, ops: Any, part: Any = 0
         raise ValueError(f"its fields are {types}")
     if sequence < 0 or part < 0 or num_parts < 0 or part >= max(1, num_parts):
         raise ValueError(f"sequence number {sequence}, part {part} of {num_parts}")
-    return EventBatch(epoch, sequence, sent_s, [from_op(*op) for op in ops], part, num_parts)
+    return EventBatch(epoch, sequence, sent_s, [from_op(op) for op in ops], part, num_parts)

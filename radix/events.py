@@ -33,9 +33,9 @@ def to_op(event: CacheEvent) -> list[object]:
     return [REMOVED, list(event.hashes)]
 
 
-def from_op(kind: Any, *fields: Any) -> CacheEvent:
+def from_op(op: Any) -> CacheEvent:
     """The event of `to_op`. Raises TypeError or ValueError for anything else."""
-    *parent, hashes = fields
+    kind, *parent, hashes = op
     blocks = [*parent, *hashes]
     if not hashes or type(hashes) is not list or not all(type(b) is int and 0 <= b < HASH_LIMIT for b in blocks):
         raise ValueError("an operation names something that is no run of block hashes")
@@ -43,4 +43,4 @@ def from_op(kind: Any, *fields: Any) -> CacheEvent:
         return BlocksStored(parent[0], hashes)
     if kind == REMOVED and not parent:
         return BlocksRemoved(hashes)
-    raise ValueError(f"unknown operation {kind!r} with {len(fields)} fields")
+    raise ValueError(f"unknown operation {kind!r} with {len(op)} fields")
