@@ -19,8 +19,8 @@ from radix.event_stream import HEARTBEAT_S, EventStream, snapshot_parts, still_h
 from radix.events import BlocksStored
 from radix.prefix_cache import Lease, PrefixCache
 from radix.prefix_index import PrefixIndex
+from tests.cache_events import ROOT, orphan
 
-ROOT = 1
 LINGER_S, RETRY_S = 0.005, 0.2
 CHAOS_S, QUIET_S = SILENCE_S + 0.5, 1.0
 LATENCY_S = (0.0005, 0.02)
@@ -311,7 +311,7 @@ def chain(tokens: list[int]) -> list[int]:
 def damaged(message: bytes) -> bytes:
     """The same with an operation that follows a block nobody ever heard of."""
     first, *others = read_batches(message)
-    events = [replace(event, parent=2) if isinstance(event, BlocksStored) else event for event in first.events]
+    events = [orphan(*event.hashes) if isinstance(event, BlocksStored) else event for event in first.events]
     return b"".join(batch.to_bytes() for batch in (replace(first, events=events), *others))
 
 

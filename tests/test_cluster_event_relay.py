@@ -12,11 +12,12 @@ from cluster.event_relay import METHOD, RETRY_S, SERVICE, TOKEN_KEY, EventFollow
 from radix.event_batch import EventBatch, Subscription, read_batches
 from radix.event_receiver import SILENCE_S
 from radix.event_stream import HEARTBEAT_S, RING_BYTES, snapshot_parts
-from radix.events import BlocksRemoved, BlocksStored
+from radix.events import CacheEvent
 from radix.prefix_index import PrefixIndex
+from tests.cache_events import ROOT, removed, stored
 from tests.tcp_proxy import TcpProxy
 
-ROOT, TOKEN, HOST = 1, "secret", "127.0.0.1"
+TOKEN, HOST = "secret", "127.0.0.1"
 
 
 class FakeWorker:
@@ -41,21 +42,21 @@ class FakeWorker:
         await asyncio.sleep(self.snapshot_s)
         if self._stores_while_asked:
             self.store(10)  # in the snapshot, and published as well
-        parents = [ROOT, *self.blocks]
-        held = [BlocksStored(parent, (block,)) for parent, block in zip(parents, self.blocks, strict=False)]
+        held = [stored(*self.blocks[: count + 1]) for count in range(len(self.blocks))]
         parts = snapshot_parts(self.epoch, self.sequence, time.time(), held, part_blocks=2)
         if self._stores_while_asked:
             self.store(11)  # published only
         return parts
 
     def store(self, block: int) -> None:
-        self.publish(BlocksStored(self.blocks[-1] if self.blocks else ROOT, (block,)))
         self.blocks.append(block)
+        self.publish(stored(*self.blocks))
 
     def remove_last(self) -> None:
-        self.publish(BlocksRemoved((self.blocks.pop(),)))
+        self.publish(removed(len(self.blocks) - 1, *self.blocks))
+        self.blocks.pop()
 
-    def publish(self, event: BlocksStored | BlocksRemoved) -> None:
+    def publish(self, event: CacheEvent) -> None:
         self.sequence += 1
         if self.endpoint:
             self.publisher.publish(EventBatch(self.epoch, self.sequence, time.time(), [event]))
@@ -252,7 +253,7 @@ def test_a_subscriber_that_does_not_read_is_cut_off() -> None:
             call = channel.unary_stream(f"/{SERVICE}/{METHOD}")(place, metadata=((TOKEN_KEY, TOKEN),))
             await call.read()
             for _ in range(400):
-                worker.publish(BlocksStored(ROOT, range(2**63, 2**63 + 20_000)))
+                worker.publish(stored(*range(2**63, 2**63 + 20_000)))
                 await asyncio.sleep(0.002)
             last = 0
             while (message := await call.read()) is not grpc.aio.EOF:

@@ -4,7 +4,7 @@ import pytest
 
 from radix.event_batch import EventBatch, Subscription, read_batches
 from radix.event_stream import MESSAGE_BYTES, EventStream, snapshot_parts, still_here
-from radix.events import BlocksStored
+from tests.cache_events import stored
 
 
 def stream_of(num_batches: int, ring_bytes: int = 10**6) -> EventStream:
@@ -15,7 +15,7 @@ def stream_of(num_batches: int, ring_bytes: int = 10**6) -> EventStream:
 
 
 def batch_of(sequence: int) -> EventBatch:
-    return EventBatch("life", sequence, 1.5, [BlocksStored(1, [sequence])])
+    return EventBatch("life", sequence, 1.5, [stored(sequence)])
 
 
 def told(stream: EventStream, place: Subscription) -> list[int] | None:
@@ -57,7 +57,7 @@ def test_a_number_left_out_is_not_glossed_over() -> None:
 def test_a_long_replay_comes_in_several_messages() -> None:
     stream = EventStream("life")
     for sequence in range(1, 7):
-        stream.append(EventBatch("life", sequence, 1.5, [BlocksStored(1, range(2**63, 2**63 + MESSAGE_BYTES // 18))]))
+        stream.append(EventBatch("life", sequence, 1.5, [stored(*range(2**63, 2**63 + MESSAGE_BYTES // 18))]))
     after = stream.after(Subscription("life", 0))
     assert after is not None
     assert len(read_batches(after[0])) == 2
@@ -70,9 +70,7 @@ def test_a_heartbeat_says_how_far_the_worker_is() -> None:
 
 
 def test_a_snapshot_comes_in_parts_that_say_how_many_they_are() -> None:
-    held = [
-        BlocksStored(first, list(range(first, first + count))) for first, count in ((1, 3), (5, 1), (9, 9), (20, 1))
-    ]
+    held = [stored(*range(first, first + count)) for first, count in ((1, 3), (5, 1), (9, 9), (20, 1))]
     parts = snapshot_parts("life", 7, 2.5, held, part_blocks=4)
     assert parts == [EventBatch("life", 7, 2.5, held[:2], 0, 3), EventBatch("life", 7, 2.5, held[2:3], 1, 3), parts[2]]
     assert parts[2] == EventBatch("life", 7, 2.5, held[3:], 2, 3)
