@@ -37,6 +37,7 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.evict
 	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token
+	$(BIN)/python -m bench.route
 
 clean:
 	rm -rf $(VENV) *.egg-info build

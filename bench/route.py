@@ -100,7 +100,7 @@ def main() -> None:
             handles = {name: deploy(name, router) for name, router in routers.items()}
             figures: dict[str, object] = {**runner.run(measure(handles, random.Random(0))), **machine()}
         finally:
-            serve.shutdown()
+            runner.run(serve.shutdown_async())
             ray.shutdown()
     print(json.dumps(figures) if as_json else "\n".join(f"{key:28} {value}" for key, value in figures.items()))
 
