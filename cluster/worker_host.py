@@ -49,7 +49,7 @@ class WorkerHost(Generic[Output]):
 
     async def start(self) -> None:
         """Begin to publish events."""
-        self._endpoint = await self._publisher.start(self.worker.snapshot)
+        self._endpoint = await self._publisher.start(self.worker.epoch, self.worker.snapshot)
 
     def routing_stats(self) -> dict[str, str]:
         """What Serve passes to the routers of this pool."""

@@ -1,11 +1,8 @@
-"""What a worker tells the routers about its prefix cache: runs stored, runs removed, in numbered msgpack batches."""
+"""What a worker tells the routers about its prefix cache: runs stored, runs removed."""
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import msgpack
 
 STORED, REMOVED = 0, 1
 HASH_LIMIT, HASH_BYTES = 2**64, 8
@@ -44,42 +41,6 @@ class BlocksRemoved(NamedTuple):
 
 
 CacheEvent = BlocksStored | BlocksRemoved
-
-
-@dataclass(frozen=True)
-class EventBatch:
-    """Events in the order they happened.
-
-    Attributes:
-        epoch: names one life of one worker.
-        sequence: batches count one up; a snapshot has the number of the last batch that it includes.
-        is_snapshot: the events are all that the worker holds and replace what was known of it.
-        events: what happened since the batch before.
-    """
-
-    epoch: str
-    sequence: int
-    is_snapshot: bool
-    events: Sequence[CacheEvent]
-
-    def to_bytes(self) -> bytes:
-        """As one message."""
-        ops = [to_op(event) for event in self.events]
-        packed: bytes = msgpack.packb([self.epoch, self.sequence, self.is_snapshot, ops])
-        return packed
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "EventBatch":
-        """Raises ValueError for bytes that are no event batch."""
-        try:
-            epoch, sequence, is_snapshot, ops = msgpack.unpackb(data)
-            events = [from_op(op) for op in ops]
-        except (TypeError, ValueError, msgpack.UnpackException) as error:
-            raise ValueError(f"not an event batch: {error}") from error
-        types = (type(epoch), type(sequence), type(is_snapshot))
-        if types != (str, int, bool) or sequence < 0:
-            raise ValueError(f"not an event batch: it begins with {types}")
-        return cls(epoch, sequence, is_snapshot, events)
 
 
 def to_op(event: CacheEvent) -> list[object]:

@@ -132,6 +132,11 @@ class PrefixIndex:
             for node in reversed([top, *self._tree.nodes(top)]):
                 self._forget(node)
 
+    def replace(self, worker: str, by: str) -> None:
+        """From now on `worker` holds what `by` held, and nothing else; `by` is forgotten."""
+        self.drop(worker)
+        self._workers.rename(by, worker)
+
     def blocks_of(self, worker: str) -> set[int]:
         """Every block hash the worker is believed to hold; a full scan, for tests and for explaining."""
         bit = self._workers.get(worker)

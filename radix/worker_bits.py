@@ -35,6 +35,14 @@ class WorkerBits:
         self._names[bit.bit_length() - 1] = ""
         self._names_of.clear()
 
+    def rename(self, worker: str, name: str) -> None:
+        """Give the worker's bit, if it has one, to a name that has none."""
+        bit = self._bit_of.pop(worker, 0)
+        if bit:
+            self._bit_of[name] = bit
+            self._names[bit.bit_length() - 1] = name
+            self._names_of.clear()
+
     def names(self, mask: int) -> tuple[str, ...]:
         """The workers of a set, in the order of their bits; bits of nobody are left out."""
         names = self._names_of.get(mask)

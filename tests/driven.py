@@ -5,7 +5,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 
-from radix.events import BlocksStored, CacheEvent, EventBatch
+from radix.event_batch import EventBatch
+from radix.events import BlocksStored, CacheEvent
 from tests.helpers import request_of
 from tests.witness import WitnessEngine
 from workers.async_worker import AsyncWorker

@@ -88,11 +88,11 @@ def test_an_id_in_use_does_not_disturb_the_request_that_has_it() -> None:
 def test_events_arrive_in_order_and_a_snapshot_continues_them() -> None:
     async def scenario(driven: Driven) -> None:
         await asyncio.gather(*(driven.tokens(request) for request in requests(30)))
-        snapshot = await driven.driver.snapshot()
+        (snapshot,) = await driven.driver.snapshot()
         await asyncio.sleep(0.02)
         assert [batch.sequence for batch in driven.batches] == list(range(1, len(driven.batches) + 1))
         assert (snapshot.is_snapshot, snapshot.sequence) == (True, len(driven.batches))
-        assert {batch.epoch for batch in driven.batches} == {snapshot.epoch}
+        assert {batch.epoch for batch in driven.batches} == {snapshot.epoch} == {driven.driver.epoch}
         held = replay([event for batch in driven.batches for event in batch.events])
         assert held == replay(snapshot.events)
         assert held

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from radix.events import EventBatch
+from radix.event_batch import EventBatch
 from workers.event_log import EventLog, EventSource
 from workers.request import RequestError
 
@@ -110,8 +110,13 @@ class AsyncWorker(Generic[Output]):
             del self._streams[request_id]
             self._calls.put(Call(lambda: self._worker.abort(request_id), Future()))
 
-    async def snapshot(self) -> EventBatch:
-        """All that the worker's prefix cache holds; batches given to `on_events` go on from its number."""
+    @property
+    def epoch(self) -> str:
+        """Names this life of the worker in its batches of events."""
+        return self._event_log.epoch
+
+    async def snapshot(self) -> list[EventBatch]:
+        """All that the worker's prefix cache holds, in parts; batches given to `on_events` go on from its number."""
         return await self.call(self._event_log.snapshot)
 
     def stop(self) -> None:

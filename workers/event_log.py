@@ -1,9 +1,12 @@
 """Numbers a worker's cache events, so that whoever follows them notices a gap."""
 
+import time
 import uuid
 from typing import Protocol
 
-from radix.events import BlocksStored, CacheEvent, EventBatch
+from radix.event_batch import EventBatch
+from radix.event_stream import snapshot_parts
+from radix.events import BlocksStored, CacheEvent
 
 
 class EventSource(Protocol):
@@ -17,11 +20,15 @@ class EventSource(Protocol):
 
 
 class EventLog:
-    """One life of one worker's events. Called on the thread that steps the worker."""
+    """One life of one worker's events. Called on the thread that steps the worker.
+
+    Attributes:
+        epoch: the name of this life.
+    """
 
     def __init__(self, source: EventSource) -> None:
         self._source = source
-        self._epoch = uuid.uuid4().hex
+        self.epoch = uuid.uuid4().hex
         self._sequence = 0
 
     def next_batch(self) -> EventBatch | None:
@@ -30,8 +37,8 @@ class EventLog:
         if not events:
             return None
         self._sequence += 1
-        return EventBatch(self._epoch, self._sequence, False, events)
+        return EventBatch(self.epoch, self._sequence, time.time(), events)
 
-    def snapshot(self) -> EventBatch:
-        """All that is held now. Call it between steps, when `next_batch` has taken every change before."""
-        return EventBatch(self._epoch, self._sequence, True, self._source.snapshot())
+    def snapshot(self) -> list[EventBatch]:
+        """All that is held now, in parts. Call it between steps, when `next_batch` has taken every change before."""
+        return snapshot_parts(self.epoch, self._sequence, time.time(), self._source.snapshot())
