@@ -57,7 +57,7 @@ def test_a_number_left_out_is_not_glossed_over() -> None:
 def test_a_long_replay_comes_in_several_messages() -> None:
     stream = EventStream("life")
     for sequence in range(1, 7):
-        stream.append(EventBatch("life", sequence, 1.5, [stored(*range(2**63, 2**63 + MESSAGE_BYTES // 18))]))
+        stream.append(EventBatch("life", sequence, 1.5, [stored(*range(2**63, 2**63 + MESSAGE_BYTES // 16))]))
     after = stream.after(Subscription("life", 0))
     assert after is not None
     assert len(read_batches(after[0])) == 2
