@@ -45,6 +45,32 @@ class PrefixIndex:
             depth_of.update(dict.fromkeys(set_bits(alive), depth))
         return {worker: depth_of[bit] for worker, bit in self._bit_of.items() if bit in depth_of}
 
+    def bit_of(self, worker: str) -> Holders:
+        """The worker's bit in a set of holders. It is its own until `drop`."""
+        return self._bit(worker)
+
+    def workers_of(self, holders: Holders) -> list[str]:
+        """The names of a set's workers."""
+        return [worker for worker, bit in self._bit_of.items() if bit & holders]
+
+    def holders(self, hashes: Sequence[int]) -> list[tuple[int, Holders]]:
+        """Who holds how much of a prompt: (depth in blocks, the workers that hold at least that many), deepest first.
+
+        One entry for each depth at which the set changes; none where nobody holds the first block.
+        """
+        found: list[tuple[int, Holders]] = []
+        depth = 0
+        for step in self._tree.walk(hashes):
+            depth += step.matched
+            if found and found[-1][1] == step.node.value:
+                found.pop()
+            found.append((depth, step.node.value))
+        return found[::-1]
+
+    def insert(self, worker: str, hashes: Sequence[int]) -> None:
+        """Take in that a worker holds a whole chain from the root on."""
+        self._store(self._bit(worker), self._root_hash, hashes)
+
     def apply(self, worker: str, event: CacheEvent) -> None:
         """Take in one event. Raises UnknownBlockError where it does not fit what is known of that worker."""
         if isinstance(event, BlocksStored):
