@@ -128,7 +128,7 @@ class SimulatedWorker:
     def take_events(self) -> tuple[list[CacheEvent], list[CacheEvent]]:
         """What was evicted and what was stored since the last call. Eviction comes first, to make room."""
         events = self._cache.take_events()
-        evicted = [event for event in events if isinstance(event, BlocksRemoved)]
+        evicted: list[CacheEvent] = [event for event in events if isinstance(event, BlocksRemoved)]
         return evicted, events[len(evicted) :]
 
 
@@ -165,9 +165,7 @@ class Replay:
         self._index = PrefixIndex(ROOT)
         rng = random.Random(seed)
         expected = ExpectedPrefixes(ROOT)
-        self.router = Router(
-            self._index, expected, make_policy(policy), cost or PrefillCost(), BLOCK_SIZE, rng
-        )
+        self.router = Router(self._index, expected, make_policy(policy), cost or PrefillCost(), BLOCK_SIZE, rng)
         self.router.set_workers(names)
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._number = itertools.count()

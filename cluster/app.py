@@ -10,10 +10,9 @@ from cluster.config import ClusterConfig, PoolSection, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
 from cluster.ingress import IngressReplica
-from cluster.request_router import RadixRequestRouter
+from cluster.request_router import PoolName, RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
-from router.scoring import DECODE_SCORING, PREFILL_SCORING, Scoring
 from workers.engine.build import kv_namespace, max_sequence_len
 from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
@@ -38,20 +37,20 @@ def build_app(config: ClusterConfig, events_host: str | None = None) -> serve.Ap
     root = root_hash(kv_namespace(model_dir, engine.weights, block_size), secret)
     worker = WorkerSettings(config.model, engine, secret, token, events_host)
     routing = {"root": root, "block_size": block_size, "token": token}
-    prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, PREFILL_SCORING, routing, worker)
-    decode = bind_pool(DecodeReplica, "decode", config.pools.decode, DECODE_SCORING, routing, worker)
+    prefill = bind_pool(PrefillReplica, "prefill", config.pools.prefill, routing, worker)
+    decode = bind_pool(DecodeReplica, "decode", config.pools.decode, routing, worker)
     longest = max_sequence_len(spec, engine)
     front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, root, block_size)
     return bind_ingress(config, front, prefill, decode)
 
 
 def bind_pool(
-    replica: type, name: str, pool: PoolSection, scoring: Scoring, routing: dict[str, Any], worker: WorkerSettings
+    replica: type, name: PoolName, pool: PoolSection, routing: dict[str, Any], worker: WorkerSettings
 ) -> serve.Application:
     """A pool of workers, routed to by our router."""
     router = RequestRouterConfig(
         request_router_class=RadixRequestRouter,
-        request_router_kwargs=routing | {"overlap_weight": scoring.overlap_weight},
+        request_router_kwargs=routing | {"pool": name, "policy": pool.policy},
         request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
     )
     deployment = serve.deployment(
@@ -77,7 +76,7 @@ def bind_ingress(
         max_queued_requests=config.ingress.max_queued_requests,
         ray_actor_options={"num_cpus": 0},
     )
-    return deployment.bind(front, prefill, decode)
+    return deployment.bind(front, prefill, decode, config.ingress.debug_route)
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

@@ -37,7 +37,7 @@ class PrefillCost:
         over_budget_weight: of a second in the queue beyond the budget, on top of `wait_weight`.
     """
 
-    wait_weight: float = 0.22
+    wait_weight: float = 0.2
     budget_s: float = 5.0
     over_budget_weight: float = 0.3
 
@@ -53,6 +53,8 @@ class PrefillCost:
 @dataclass(frozen=True)
 class DecodeCost:
     """KV blocks: those the request brings along, those of the requests that run there, those that are missing.
+
+    What other routers have sent is counted as requests like this one: a worker reports how many it runs, not whose.
 
     Attributes:
         block_size: tokens per block.
@@ -70,7 +72,8 @@ class DecodeCost:
         needed = (num_tokens - self.overlap_weight * held_tokens) / self.block_size
         free = worker.free_blocks()
         shortage = 0.0 if free is None else max(0.0, (num_tokens - held_tokens) / self.block_size - free)
-        return Cost(needed + self.shortage_weight * shortage, worker.reserved_blocks)
+        foreign = worker.foreign_requests * num_tokens / self.block_size
+        return Cost(needed + self.shortage_weight * shortage, worker.reserved_blocks + foreign)
 
 
 CostModel = PrefillCost | DecodeCost

@@ -111,7 +111,7 @@ def depth_in(levels: Levels, bit: int) -> int:
 
 
 def freshness(age_s: float) -> float:
-    """How much of a worker's entries in the index is believed: all while they are fresh, nothing once they are stale."""
+    """How much of what the index says of a worker is believed: all while it is fresh, nothing once it is stale."""
     if age_s <= FRESH_S:
         return 1.0
     return max(0.0, (STALE_S - age_s) / (STALE_S - FRESH_S))

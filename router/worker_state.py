@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from router.reservation import Reservation
 
 DEFAULT_TOKENS_PER_S = 8000.0  # until the worker reports what it measures; only ratios of workers matter
+HALF_LIFE_S = 300.0
 TRUST_MEMORY = 0.9  # of one prediction, in the running mean of how true they come
 
 
@@ -16,11 +17,13 @@ class WorkerReport:
         queued_tokens: prompt tokens that it has taken in and not computed, from all routers.
         tokens_per_s: prompt tokens it computes in a second of prefill; 0 where it has measured nothing.
         free_blocks: KV blocks that are free or can be evicted at once.
+        num_running: sequences that have blocks.
     """
 
     queued_tokens: int = 0
     tokens_per_s: float = 0.0
     free_blocks: int = 0
+    num_running: int = 0
 
 
 class WorkerState:
@@ -31,13 +34,15 @@ class WorkerState:
     """
 
     __slots__ = (
+        "_charged_s",
+        "_charged_tokens",
         "_foreign_tokens",
         "_free_blocks",
         "_head_since_s",
         "_reported_s",
         "_reserved_at_report",
-        "charged_tokens",
         "charges",
+        "foreign_requests",
         "name",
         "reserved_blocks",
         "reserved_tokens",
@@ -50,21 +55,24 @@ class WorkerState:
         self.tokens_per_s = DEFAULT_TOKENS_PER_S
         self.trust = 1.0
         self.charges: dict[str, Reservation] = {}  # oldest first, which is the order of the worker's queue
-        self.charged_tokens = 0.0  # of late: a mean that forgets
         self.reserved_tokens = 0
         self.reserved_blocks = 0
+        self._charged_tokens = 0.0
+        self._charged_s = 0.0
         self._head_since_s = 0.0
         self._foreign_tokens = 0.0
         self._reported_s = 0.0
         self._free_blocks: int | None = None
         self._reserved_at_report = 0
+        self.foreign_requests = 0  # of other routers
 
     def charge(self, reservation: Reservation, now_s: float) -> None:
         """Count a request among what the worker has to do."""
         if not self.charges:
             self._head_since_s = now_s
         self.charges[reservation.request_id] = reservation
-        self.charged_tokens += reservation.num_tokens
+        self._charged_tokens = self.charged_lately(now_s) + reservation.num_tokens
+        self._charged_s = now_s
         self.reserved_tokens += reservation.num_tokens
         self.reserved_blocks += reservation.num_blocks
 
@@ -83,6 +91,7 @@ class WorkerState:
         self._reported_s = now_s
         self._free_blocks = report.free_blocks
         self._reserved_at_report = self.reserved_blocks
+        self.foreign_requests = max(0, report.num_running - len(self.charges))
 
     def queue_s(self, now_s: float) -> float:
         """Seconds until the worker could begin with another prompt."""
@@ -90,6 +99,10 @@ class WorkerState:
         if self._foreign_tokens:
             foreign = max(0.0, self._foreign_tokens - (now_s - self._reported_s) * self.tokens_per_s)
         return (self._own_tokens(now_s) + foreign) / self.tokens_per_s
+
+    def charged_lately(self, now_s: float) -> float:
+        """All tokens that were ever charged, half of them forgotten every `HALF_LIFE_S`."""
+        return float(self._charged_tokens * 0.5 ** ((now_s - self._charged_s) / HALF_LIFE_S))
 
     def free_blocks(self) -> int | None:
         """Blocks left for new requests; None where the worker has not said how many it has."""

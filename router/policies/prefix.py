@@ -9,8 +9,8 @@ NEAR_AT_LEAST = 0.001
 
 
 def prefix(request: RoutingRequest, pool: Pool, now_s: float) -> list[Candidate]:
-    """In the order of cost. Of those that cost about the same, the less charged of two drawn at random comes first:
-    never the first by name, or all routers of a quiet cluster would send everything to it."""
+    """In the order of cost. Of those that cost about the same, the one of two drawn at random that was charged less of
+    late comes first: never the first by name, or all routers of a quiet cluster would send everything to it."""
     ranked = sorted(pool.overlapping(request, now_s), key=lambda candidate: candidate.cost.total)
     if len(ranked) < 2:
         return ranked
@@ -19,11 +19,8 @@ def prefix(request: RoutingRequest, pool: Pool, now_s: float) -> list[Candidate]
     while near < len(ranked) and ranked[near].cost.total <= limit:
         near += 1
     if near > 1:
-        drawn = sorted(pool.rng.sample(range(near), 2), key=lambda place: charged(pool, ranked[place]))
-        ranked.insert(0, ranked.pop(drawn[0]))
+        states = pool.table.states
+        drawn = pool.rng.sample(range(near), 2)
+        fresher = min(drawn, key=lambda place: states[ranked[place].worker].charged_lately(now_s))
+        ranked.insert(0, ranked.pop(fresher))
     return ranked
-
-
-def charged(pool: Pool, candidate: Candidate) -> float:
-    """What the worker was given of late."""
-    return pool.table.states[candidate.worker].charged_tokens

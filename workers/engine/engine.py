@@ -9,6 +9,7 @@ from workers.engine.integrity import check_integrity
 from workers.engine.kv_manager import KVManager
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import BlockSource, Sequence
+from workers.load import WorkerLoad
 from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
 
@@ -54,6 +55,7 @@ class Engine:
         self.max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
         self._sequences: dict[str, list[Sequence]] = {}  # by request, those that are not over
+        self.num_computed_tokens = 0  # since it began
 
     @property
     def has_work(self) -> bool:
@@ -120,6 +122,16 @@ class Engine:
         """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
         return self.kv.cache.take_events()
 
+    def load(self) -> WorkerLoad:
+        """What it has to do and room for; the cache is asked for each waiting prompt, so not for every step."""
+        waiting = sum(self.kv.num_tokens_to_compute(sequence) for sequence in self._scheduler.waiting)
+        running = self._scheduler.running
+        return WorkerLoad(
+            queued_tokens=waiting + sum(sequence.num_uncomputed_tokens for sequence in running),
+            free_blocks=self.kv.pool.num_free + self.kv.cache.num_idle_blocks,
+            num_running=len(running),
+        )
+
     def check_integrity(self) -> None:
         """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
         check_integrity(self.kv, self._scheduler, [s for completions in self._sequences.values() for s in completions])
@@ -130,6 +142,7 @@ class Engine:
         for item in batch.items:
             sequence = item.sequence
             sequence.num_computed_tokens += item.num_tokens
+            self.num_computed_tokens += item.num_tokens
             self.kv.commit(sequence)
             if item.samples:
                 outputs.append(self._append(sequence, next(drawn)))
