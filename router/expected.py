@@ -36,9 +36,8 @@ class ExpectedPrefixes:
         return self._young, self._old
 
     def _age(self, now_s: float) -> None:
-        age_s = now_s - self._born_s
-        if age_s < self._lifetime_s:
-            return
-        fresh = PrefixIndex(self._root)
-        self._old = self._young if age_s < 2 * self._lifetime_s else PrefixIndex(self._root)
-        self._young, self._born_s = fresh, now_s
+        generations = int((now_s - self._born_s) / self._lifetime_s)
+        if generations > 0:
+            self._old = self._young if generations == 1 else PrefixIndex(self._root)
+            self._young = PrefixIndex(self._root)
+            self._born_s += generations * self._lifetime_s
