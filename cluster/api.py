@@ -42,12 +42,15 @@ def build_api(frontend: Frontend, *, debug_route: bool = False) -> FastAPI:
 
 
 def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
-    """How requests are routed: of one that was answered lately, or, charging nothing, of one that is not sent."""
+    """How requests are routed: the counts, one that was answered lately, or, charging nothing, one that is not sent."""
 
     @api.get("/debug/route")
-    async def explain(request_id: str) -> Json:
+    async def explain(request: Request, request_id: str = "", prompt: str = "") -> Json:
+        if prompt:
+            body = CompletionBody(model=frontend.model_name, prompt=prompt)
+            return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))
         return await frontend.explain(request_id)
 
     @api.post("/debug/route")
-    async def dry_run(body: ChatBody | CompletionBody, request: Request) -> Json:
+    async def dry_run(request: Request, body: ChatBody | CompletionBody) -> Json:
         return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))

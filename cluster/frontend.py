@@ -54,6 +54,11 @@ class Frontend:
         self._pools = pools
         self._created = int(time.time())
 
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self._settings.model_name
+
     def models(self) -> Json:
         """The one model."""
         return {
@@ -83,7 +88,7 @@ class Frontend:
         return await self._ask(RouteQuestion(routed), RouteQuestion(routed))
 
     async def explain(self, request_id: str) -> Json:
-        """Why a request was routed as it was; only this replica's last requests are known."""
+        """Why a request was routed as it was, of this replica's last requests; without an id, the counts of all."""
         routed = await self._ask(RouteQuestion(request_id=request_id), RouteQuestion(request_id=request_id))
         if not any(routed.values()):
             message = f"{request_id!r} is not among the last requests that this replica has routed"

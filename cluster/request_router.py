@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 from weakref import WeakSet
 
@@ -117,6 +118,8 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
     def _answer(self, question: RouteQuestion) -> Json:
         if question.dry_run is not None:
             return self._radix_router.explain(question.dry_run, time.monotonic()).as_json()
+        if not question.request_id:
+            return asdict(self._radix_router.counts)
         explanation = self._radix_router.explanations.get(question.request_id)
         return {} if explanation is None else explanation.as_json()
 

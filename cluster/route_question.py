@@ -16,8 +16,9 @@ class RouteQuestion:
 
     Attributes:
         dry_run: the request to decide for; nothing is charged.
-        request_id: the request to look up, where there is no `dry_run`.
-        answer: the explanation and the router's counts.
+        request_id: the request to look up, where there is no `dry_run`; without either, the router's counts are asked
+            for.
+        answer: an explanation, empty where there is none, or the counts.
     """
 
     dry_run: RoutingRequest | None = None

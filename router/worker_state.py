@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from router.reservation import Reservation
 
-DEFAULT_TOKENS_PER_S = 8000.0  # until the worker reports what it measures; only ratios of workers matter
+DEFAULT_TOKENS_PER_S = 8000.0  # until any worker reports what it measures; then only ratios matter
 HALF_LIFE_S = 300.0
 TRUST_MEMORY = 0.9  # of one prediction, in the running mean of how true they come
 
@@ -43,16 +43,14 @@ class WorkerState:
         "_reserved_at_report",
         "charges",
         "foreign_requests",
-        "name",
         "reserved_blocks",
         "reserved_tokens",
         "tokens_per_s",
         "trust",
     )
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.tokens_per_s = DEFAULT_TOKENS_PER_S
+    def __init__(self, tokens_per_s: float = DEFAULT_TOKENS_PER_S) -> None:
+        self.tokens_per_s = tokens_per_s
         self.trust = 1.0
         self.charges: dict[str, Reservation] = {}  # oldest first, which is the order of the worker's queue
         self.reserved_tokens = 0

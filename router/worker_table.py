@@ -5,10 +5,11 @@ settled once, however it ended. Only `charge` opens a reservation, so none is le
 twice, or in the wrong order.
 """
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from router.reservation import Reservation
-from router.worker_state import WorkerReport, WorkerState
+from router.worker_state import DEFAULT_TOKENS_PER_S, WorkerReport, WorkerState
 
 
 class WorkerTable:
@@ -18,6 +19,7 @@ class WorkerTable:
         self.states: dict[str, WorkerState] = {}
         self.names: Sequence[str] = ()
         self._worker_of: dict[str, str] = {}
+        self._measured: dict[str, float] = {}  # tokens per second of those that have reported any
 
     @property
     def num_open(self) -> int:
@@ -27,16 +29,27 @@ class WorkerTable:
     def set_workers(self, names: Iterable[str]) -> None:
         """The pool has exactly these workers. What was charged to those that are gone is settled."""
         known = self.states
-        self.states = {name: known.get(name) or WorkerState(name) for name in names}
+        self.states = {name: known.get(name) or WorkerState(self._usual_speed()) for name in names}
         self.names = list(self.states)
+        self._measured = {name: speed for name, speed in self._measured.items() if name in self.states}
         for gone in known.keys() - self.states.keys():
             for request_id in known[gone].charges:
                 del self._worker_of[request_id]
 
     def take_report(self, worker: str, report: WorkerReport, now_s: float) -> None:
-        """Believe what a worker says of itself; one that is gone is ignored."""
-        if worker in self.states:
-            self.states[worker].take_report(report, now_s)
+        """Believe what a worker says of itself; one that is gone is ignored.
+
+        Those that have measured nothing yet are taken to be as fast as the others.
+        """
+        if worker not in self.states:
+            return
+        self.states[worker].take_report(report, now_s)
+        if report.tokens_per_s > 0:
+            self._measured[worker] = report.tokens_per_s
+        if len(self._measured) < len(self.states):
+            usual = self._usual_speed()
+            for name in self.states.keys() - self._measured.keys():
+                self.states[name].tokens_per_s = usual
 
     def charge(self, worker: str, reservation: Reservation, now_s: float) -> None:
         """Open a request's reservation at a worker of the pool; one that is open already moves there."""
@@ -56,3 +69,6 @@ class WorkerTable:
     def worker_of(self, request_id: str) -> str | None:
         """Where an open request is charged."""
         return self._worker_of.get(request_id)
+
+    def _usual_speed(self) -> float:
+        return statistics.fmean(self._measured.values()) if self._measured else DEFAULT_TOKENS_PER_S

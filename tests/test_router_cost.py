@@ -11,8 +11,10 @@ from router.worker_state import WorkerReport, WorkerState
 tokens = st.integers(1, 10**6)
 
 
-def worker(queued: int = 0, tokens_per_s: float = 100.0, free_blocks: int | None = None, blocks: int = 0) -> WorkerState:
-    state = WorkerState("a")
+def worker(
+    queued: int = 0, tokens_per_s: float = 100.0, free_blocks: int | None = None, blocks: int = 0
+) -> WorkerState:
+    state = WorkerState()
     state.take_report(WorkerReport(0, tokens_per_s, free_blocks or 0), 0.0) if free_blocks is not None else None
     state.tokens_per_s = tokens_per_s
     state.charge(Reservation("r", queued, blocks), 0.0)
@@ -48,7 +50,7 @@ def test_decode_costs_blocks_and_those_that_are_missing_several_times() -> None:
 
 
 def test_what_other_routers_decode_counts_as_requests_like_this_one() -> None:
-    state = WorkerState("a")
+    state = WorkerState()
     state.take_report(WorkerReport(free_blocks=1000, num_running=3), 0.0)
     assert DecodeCost(16)(state, 320, 0, 0.0).queue == 60
 

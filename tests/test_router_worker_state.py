@@ -8,7 +8,7 @@ from router.worker_state import DEFAULT_TOKENS_PER_S, WorkerReport, WorkerState
 
 def busy(*num_tokens: int, tokens_per_s: float = 100.0) -> WorkerState:
     """A worker of this speed with these prompts in its queue since second 0."""
-    state = WorkerState("a")
+    state = WorkerState()
     state.take_report(WorkerReport(tokens_per_s=tokens_per_s), 0.0)
     for place, count in enumerate(num_tokens):
         state.charge(Reservation(str(place), count, 1), 0.0)
@@ -52,7 +52,7 @@ def test_a_report_of_less_than_is_charged_takes_nothing_back() -> None:
 
 def test_free_blocks_are_those_reported_less_what_was_charged_since() -> None:
     state = busy(10)
-    assert WorkerState("b").free_blocks() is None
+    assert WorkerState().free_blocks() is None
     state.take_report(WorkerReport(free_blocks=50, num_running=3), 0.0)
     assert (state.free_blocks(), state.foreign_requests) == (50, 2)
     state.charge(Reservation("s", 10, 7), 0.0)

@@ -56,6 +56,18 @@ def test_a_worker_that_is_gone_takes_its_charges_along_and_a_report_of_it_is_ign
     assert reserved(table) == {"b": 0}
 
 
+def test_a_worker_that_has_measured_nothing_is_taken_to_be_as_fast_as_the_others() -> None:
+    table = make_table()
+    table.take_report("a", WorkerReport(tokens_per_s=100.0), 0.0)
+    table.take_report("b", WorkerReport(tokens_per_s=300.0), 0.0)
+    table.take_report("c", WorkerReport(), 0.0)
+    assert [table.states[name].tokens_per_s for name in WORKERS] == [100, 300, 200]
+    table.set_workers([*WORKERS, "new"])
+    assert table.states["new"].tokens_per_s == 200
+    table.take_report("c", WorkerReport(tokens_per_s=50.0), 1.0)
+    assert (table.states["c"].tokens_per_s, table.states["new"].tokens_per_s) == (50, 150)
+
+
 @given(history=st.lists(charges | endings | pools, max_size=40))
 @settings(deadline=None)
 def test_any_history_leaves_the_sum_of_what_is_open(history: list[Step]) -> None:
