@@ -47,6 +47,8 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ({"engine": {"dtype": "fp8"}}, "engine.dtype"),
         ({"engine": {"max_num_seqs": 64, "max_num_batched_tokens": 8}}, "max_num_seqs 64"),
         ({"pools": {"prefill": {"replicas": 0}}}, "pools.prefill.replicas"),
+        ({"pools": {"decode": {"policy": "random"}}}, "pools.decode.policy.*'round_robin'"),
+        ({"ingress": {"debug_route": "yes"}}, "ingress.debug_route"),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], named: str) -> None:

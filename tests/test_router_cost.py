@@ -11,12 +11,10 @@ from router.worker_state import WorkerReport, WorkerState
 tokens = st.integers(1, 10**6)
 
 
-def worker(
-    queued: int = 0, tokens_per_s: float = 100.0, free_blocks: int | None = None, blocks: int = 0
-) -> WorkerState:
-    state = WorkerState()
-    state.take_report(WorkerReport(0, tokens_per_s, free_blocks or 0), 0.0) if free_blocks is not None else None
-    state.tokens_per_s = tokens_per_s
+def worker(queued: int = 0, *, tokens_per_s: float = 100.0, free: int | None = None, blocks: int = 0) -> WorkerState:
+    state = WorkerState(tokens_per_s)
+    if free is not None:
+        state.take_report(WorkerReport(free_blocks=free), 0.0)
     state.charge(Reservation("r", queued, blocks), 0.0)
     return state
 
@@ -45,8 +43,8 @@ def test_decode_costs_blocks_and_those_that_are_missing_several_times() -> None:
     cost = DecodeCost(16, overlap_weight=0.25, shortage_weight=4.0)
     assert cost(worker(blocks=7), 320, 0, 0.0) == (20, 7)
     assert cost(worker(blocks=7), 320, 160, 0.0) == (17.5, 7)
-    assert cost(worker(free_blocks=27, blocks=7), 320, 0, 0.0) == (20, 7)
-    assert cost(worker(free_blocks=22, blocks=7), 320, 0, 0.0) == (20 + 4 * 5, 7)
+    assert cost(worker(free=27, blocks=7), 320, 0, 0.0) == (20, 7)
+    assert cost(worker(free=22, blocks=7), 320, 0, 0.0) == (20 + 4 * 5, 7)
 
 
 def test_what_other_routers_decode_counts_as_requests_like_this_one() -> None:
