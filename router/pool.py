@@ -13,7 +13,7 @@ from router.worker_table import WorkerTable
 Levels = list[tuple[int, int]]  # depth in blocks and the set of workers that hold as much, deepest first
 
 SMALL_POOL = 16  # workers that are all looked at
-SAMPLED_HOLDERS = 8  # of each depth, in a larger pool
+SAMPLED_HOLDERS, SAMPLED_OTHERS = 4, 8  # in a larger pool: of each depth, and of all
 FRESH_S, STALE_S = 3.0, 15.0
 
 
@@ -51,9 +51,9 @@ class Pool:
     def overlapping(self, request: RoutingRequest, now_s: float) -> list[Candidate]:
         """The workers that hold the prompt, or parts of it, and others to compare them with."""
         found = self._lookup(request.block_hashes, now_s)
-        names = self.sample(SMALL_POOL)
-        if len(self.table.names) > SMALL_POOL:
-            names = list(dict.fromkeys([*names, *self._holders(found)]))
+        names = self.table.names
+        if len(names) > SMALL_POOL:
+            names = list(dict.fromkeys([*self.sample(SAMPLED_OTHERS), *self._holders(found)]))
         return self._score(names, request, found, now_s)
 
     def by_load(self, names: Iterable[str], request: RoutingRequest, now_s: float) -> list[Candidate]:
@@ -89,16 +89,18 @@ class Pool:
     ) -> list[Candidate]:
         (index, levels), *others = found
         expected = [(other, deep) for other, deep in others if deep]
-        num_tokens, size = request.num_tokens, self._block_size
+        states, size = self.table.states, self._block_size
         scored = []
         for name in names:
-            state = self.table.states[name]
-            age_s = self._age_of(name)
+            state, age_s = states[name], self._age_of(name)
             known = depth_in(levels, index.bit_of(name)) * size if levels else 0
-            hoped = max([depth_in(deep, other.bit_of(name)) for other, deep in expected], default=0) * size
-            credited = state.trust * max(freshness(age_s) * known, hoped)
-            cost = self._cost(state, num_tokens, credited, now_s)
-            scored.append(Candidate(name, max(known, hoped), credited, age_s, cost))
+            credited = known * freshness(age_s)
+            for other, deep in expected:
+                hoped = depth_in(deep, other.bit_of(name)) * size
+                known, credited = max(known, hoped), max(credited, hoped)
+            credited *= state.trust
+            cost = self._cost(state, request.num_tokens, credited, now_s)
+            scored.append(Candidate(name, known, credited, age_s, cost))
         return scored
 
 
