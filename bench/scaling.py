@@ -2,14 +2,15 @@
 
 python -m bench.scaling --trace FILE [--svg docs/routing_scaling.svg] [--json]
 
-The trace of `bench.trace` is replayed to pools of 8 to 1,000 workers, arriving as much faster as there are more workers.
-Times are of `Router.choose`, with matching and reserving and without hashing. The collector of cyclic garbage is off.
+The trace of `bench.trace` is replayed to pools of 8 to 1,000 workers; it arrives faster as there are more of them. Times
+are of `Router.choose`, with matching and reserving and without hashing. Garbage
+collection is off.
 """
 
 import argparse
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.timing import machine
@@ -38,32 +39,39 @@ def measure(trace: Path) -> dict[int, dict[str, float]]:
 def svg(figures: Mapping[int, Mapping[str, float]]) -> str:
     """Lines over evenly spaced numbers of workers; the scale begins at 0."""
     top_us = max(line["p99_us"] for line in figures.values()) * 1.1
-    across = (WIDTH - LEFT - RIGHT) / (len(figures) - 1)
-    down = (HEIGHT - TOP - BOTTOM) / top_us
-
-    def point(place: int, value_us: float) -> tuple[float, float]:
-        return round(LEFT + place * across, 1), round(HEIGHT - BOTTOM - value_us * down, 1)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="14">one routing decision, microseconds</text>',
-        f'<text x="{LEFT}" y="{HEIGHT - 6}">workers in the pool</text>',
-    ]
-    for place, workers in enumerate(figures):
-        x, y = point(place, 0)
-        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{workers}</text>')
-    for step in range(6):
-        x, y = point(0, top_us * step / 5)
-        parts.append(f'<line x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{top_us * step / 5:.0f}</text>')
+    parts = axes(list(figures), top_us)
     for name, colour in (("p50_us", "#1f6fb2"), ("p99_us", "#c0504d")):
-        points = [point(place, line[name]) for place, line in enumerate(figures.values())]
+        points = [point(place / (len(figures) - 1), line[name] / top_us) for place, line in enumerate(figures.values())]
         path = " ".join(f"{x},{y}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         x, y = points[-1]
         parts.append(f'<text x="{x + 6}" y="{y + 4}" fill="{colour}">{name[:3]}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def axes(workers: Sequence[int], top_us: float) -> list[str]:
+    """The frame: titles, a line for every fifth of the scale, a label for every number of workers."""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+        '  font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{LEFT}" y="14">one routing decision, microseconds</text>',
+        f'<text x="{LEFT}" y="{HEIGHT - 6}">workers in the pool</text>',
+    ]
+    for place, number in enumerate(workers):
+        x, y = point(place / (len(workers) - 1), 0)
+        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{number}</text>')
+    for fifth in range(6):
+        x, y = point(0, fifth / 5)
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{top_us * fifth / 5:.0f}</text>')
+    return parts
+
+
+def point(across: float, up: float) -> tuple[float, float]:
+    """Where on the paper, given as parts of the axes."""
+    x = LEFT + across * (WIDTH - LEFT - RIGHT)
+    return round(x, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
 
 
 def main() -> None:
