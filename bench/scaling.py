@@ -2,9 +2,8 @@
 
 python -m bench.scaling --trace FILE [--svg docs/routing_scaling.svg] [--json]
 
-The trace of `bench.trace` is replayed to pools of 8 to 1,000 workers; it arrives faster as there are more of them. Times
-are of `Router.choose`, with matching and reserving and without hashing. Garbage
-collection is off.
+The trace of `bench.trace` is replayed to pools of 8 to 1,000 workers; it arrives faster as there are more of them.
+Times are of `Router.choose`, with matching and reserving and without hashing. Garbage collection is off.
 """
 
 import argparse

@@ -37,8 +37,8 @@ class PrefillCost:
         over_budget_weight: of a second in the queue beyond the budget, on top of `wait_weight`.
     """
 
-    wait_weight: float = 0.2
-    budget_s: float = 5.0
+    wait_weight: float = 0.18
+    budget_s: float = 6.0
     over_budget_weight: float = 0.3
 
     def __call__(self, worker: WorkerState, num_tokens: int, held_tokens: float, now_s: float) -> Cost:
