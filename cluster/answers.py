@@ -8,7 +8,9 @@ Json = dict[str, Any]
 
 
 class Answer(Protocol):
-    """One completion on its way to a client."""
+    """One completion on its way to a client. `id` names it to the client, the engines and the routers alike."""
+
+    id: str
 
     def whole(self, text: str, finish_reason: str, used: Json) -> Json:
         """All of it at once."""
@@ -27,7 +29,8 @@ class TextAnswer:
     """The answer to /v1/completions."""
 
     def __init__(self, model: str) -> None:
-        self._head = head(f"cmpl-{uuid.uuid4().hex}", "text_completion", model)
+        self.id = f"cmpl-{uuid.uuid4().hex}"
+        self._head = head(self.id, "text_completion", model)
 
     def whole(self, text: str, finish_reason: str, used: Json) -> Json:
         """All of it at once."""
@@ -51,9 +54,9 @@ class ChatAnswer:
     """The answer to /v1/chat/completions."""
 
     def __init__(self, model: str) -> None:
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._whole_head = head(self._id, "chat.completion", model)
-        self._chunk_head = head(self._id, "chat.completion.chunk", model)
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._whole_head = head(self.id, "chat.completion", model)
+        self._chunk_head = head(self.id, "chat.completion.chunk", model)
 
     def whole(self, text: str, finish_reason: str, used: Json) -> Json:
         """All of it at once."""

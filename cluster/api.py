@@ -1,6 +1,6 @@
 """The HTTP routes: which path is which method of the front door."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from cluster.answers import Json
@@ -8,9 +8,11 @@ from cluster.errors import install_handlers
 from cluster.frontend import Frontend
 from cluster.protocol import ChatBody, CompletionBody
 
+SESSION_HEADER = "x-session-id"
 
-def build_api(frontend: Frontend) -> FastAPI:
-    """The OpenAI API over one front door."""
+
+def build_api(frontend: Frontend, *, debug_route: bool = False) -> FastAPI:
+    """The OpenAI API over one front door, and `/debug/route` where it is asked for."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
     install_handlers(api)
 
@@ -27,11 +29,28 @@ def build_api(frontend: Frontend) -> FastAPI:
         return frontend.model(name)
 
     @api.post("/v1/completions")
-    async def completions(body: CompletionBody) -> Response:
-        return await frontend.completions(body)
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        return await frontend.completions(body, request.headers.get(SESSION_HEADER))
 
     @api.post("/v1/chat/completions")
-    async def chat_completions(body: ChatBody) -> Response:
-        return await frontend.chat_completions(body)
+    async def chat_completions(body: ChatBody, request: Request) -> Response:
+        return await frontend.chat_completions(body, request.headers.get(SESSION_HEADER))
 
+    if debug_route:
+        add_debug_route(api, frontend)
     return api
+
+
+def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
+    """How requests are routed: the counts, one that was answered lately, or, charging nothing, one that is not sent."""
+
+    @api.get("/debug/route")
+    async def explain(request: Request, request_id: str = "", prompt: str = "") -> Json:
+        if prompt:
+            body = CompletionBody(model=frontend.model_name, prompt=prompt)
+            return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))
+        return await frontend.explain(request_id)
+
+    @api.post("/debug/route")
+    async def dry_run(request: Request, body: ChatBody | CompletionBody) -> Json:
+        return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))

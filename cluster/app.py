@@ -12,10 +12,9 @@ from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
 from cluster.ingress import IngressReplica
 from cluster.placement import Placement, cluster_gpus, place
-from cluster.request_router import RadixRequestRouter
+from cluster.request_router import PoolName, RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
-from router.scoring import DECODE_SCORING, PREFILL_SCORING, Scoring
 from workers.engine.build import kv_namespace, max_sequence_len
 from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
@@ -42,20 +41,20 @@ def build_app(config: ClusterConfig, gpus: float, events_host: str | None = None
     settings = WorkerSettings(config.model, engine, secret, token, events_host)
     routing = {"root": root_hash(namespace, secret), "block_size": block_size, "token": token}
     at_prefill, at_decode = (place(config, pool, gpus) for pool in config.pools.both)
-    prefill = bind_pool(PrefillReplica, "prefill", at_prefill, PREFILL_SCORING, routing, settings)
-    decode = bind_pool(DecodeReplica, "decode", at_decode, DECODE_SCORING, routing, settings)
+    prefill = bind_pool(PrefillReplica, "prefill", at_prefill, routing, settings)
+    decode = bind_pool(DecodeReplica, "decode", at_decode, routing, settings)
     longest = min(max_sequence_len(spec, at.engine) for at in (at_prefill, at_decode))
     front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret)
     return bind_ingress(config, front, prefill, decode)
 
 
 def bind_pool(
-    replica: type, name: str, at: Placement, scoring: Scoring, routing: dict[str, Any], settings: WorkerSettings
+    replica: type, name: PoolName, at: Placement, routing: dict[str, Any], settings: WorkerSettings
 ) -> serve.Application:
     """A pool of workers, routed to by our router."""
     router = RequestRouterConfig(
         request_router_class=RadixRequestRouter,
-        request_router_kwargs=routing | {"overlap_weight": scoring.overlap_weight},
+        request_router_kwargs=routing | {"pool": name, "policy": at.pool.policy},
         request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
     )
     deployment = serve.deployment(
@@ -81,7 +80,7 @@ def bind_ingress(
         max_queued_requests=config.ingress.max_queued_requests,
         ray_actor_options={"num_cpus": 0},
     )
-    return deployment.bind(front, prefill, decode)
+    return deployment.bind(front, prefill, decode, config.ingress.debug_route)
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

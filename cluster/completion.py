@@ -1,5 +1,6 @@
 """One request's way through the pools, from tokens to text."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -7,9 +8,12 @@ from dataclasses import dataclass
 from ray.serve.handle import DeploymentHandle
 
 from cluster.answers import Json, usage
+from cluster.route_question import RouteQuestion
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.text_stream import TextStream
 from workers.tokenizer import Tokenizer
+
+ROUTE_TIMEOUT_S = 5.0
 
 
 class Pools:
@@ -31,6 +35,17 @@ class Pools:
         finally:
             outputs.cancel()
             handoff.cancel()
+
+    async def ask(self, prefill: RouteQuestion, decode: RouteQuestion) -> Json:
+        """Ask the router of each pool. Raises TimeoutError where a pool has had no replica for a while."""
+        calls = self._prefill.prefill.remote(prefill), self._decode.decode.remote(decode)
+        try:
+            async with asyncio.timeout(ROUTE_TIMEOUT_S):
+                answers = [await asyncio.wrap_future(question.answer) for question in (prefill, decode)]
+        finally:
+            for call in calls:
+                call.cancel()
+        return dict(zip(("prefill", "decode"), answers, strict=True))
 
 
 @dataclass(frozen=True)

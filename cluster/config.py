@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from router.policies import PolicyName
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.weights.model_dir import TINY_MODEL
 
@@ -88,6 +89,7 @@ class PoolSection(Section):
     replicas: Count = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: GpuCount | None = None
+    policy: PolicyName = "prefix"
     max_ongoing_requests: Count = 64
 
 
@@ -109,6 +111,7 @@ class IngressSection(Section):
     replicas: Count = 1
     max_ongoing_requests: Count = 256
     max_queued_requests: Count = 256
+    debug_route: bool = False
 
 
 class ClusterConfig(Section):

@@ -16,9 +16,9 @@ class PoolReplica:
 
     _host: WorkerHost[Any]
 
-    def record_routing_stats(self) -> dict[str, str]:
-        """Called by Serve now and then, for this pool's routers."""
-        return self._host.routing_stats()
+    async def record_routing_stats(self) -> dict[str, object]:
+        """Called by Serve once a second, for this pool's routers."""
+        return await self._host.routing_stats()
 
     def check_health(self) -> None:
         """Called by Serve; a replica that raises is replaced."""

@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,12 +14,15 @@ from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
 from cluster.completion import Completion, Pools, TextDelta
 from cluster.errors import ApiError, from_exception
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
+from cluster.route_question import RouteQuestion
 from radix.block_hash import BlockHasher, token_bytes
+from router.request import RoutingRequest
 from workers.request import GenerationRequest
 from workers.tokenizer import Tokenizer
 
 logger = logging.getLogger("ray.serve")
 
+DRY_RUN = "dry-run"
 DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for /v1/completions
 
 
@@ -55,6 +57,11 @@ class Frontend:
         self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
         self._created = int(time.time())
 
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self._settings.model_name
+
     def models(self) -> Json:
         """The one model."""
         return {
@@ -67,27 +74,56 @@ class Frontend:
         self._check_model(name)
         return model_card(name, self._created, self._settings.max_model_len)
 
-    async def completions(self, body: CompletionBody) -> Response:
-        """Complete a prompt."""
-        self._check_model(body.model)
-        tokens = self._tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        return await self._answer(TextAnswer(body.model), body, self._request(body, tokens, max_tokens))
+    async def completions(self, body: CompletionBody, session: str | None = None) -> Response:
+        """Complete a prompt. `session` is what the client calls its conversation outside the body."""
+        answer = TextAnswer(body.model)
+        return await self._answer(answer, body, self._request_for(body, answer.id, session))
 
-    async def chat_completions(self, body: ChatBody) -> Response:
+    async def chat_completions(self, body: ChatBody, session: str | None = None) -> Response:
         """Continue a conversation, by default up to the end of the context."""
+        answer = ChatAnswer(body.model)
+        return await self._answer(answer, body, self._request_for(body, answer.id, session))
+
+    async def dry_run(self, body: ChatBody | CompletionBody, session: str | None = None) -> Json:
+        """How the request would be routed now. Nothing is sent, charged or remembered."""
+        request = self._request_for(body, DRY_RUN, session)
+        routed = RoutingRequest(DRY_RUN, request.block_hashes, len(request.prompt_token_ids), request.session)
+        return await self._ask(RouteQuestion(routed), RouteQuestion(routed))
+
+    async def explain(self, request_id: str) -> Json:
+        """Why a request was routed as it was, of this replica's last requests; without an id, the counts of all."""
+        routed = await self._ask(RouteQuestion(request_id=request_id), RouteQuestion(request_id=request_id))
+        if not any(routed.values()):
+            message = f"{request_id!r} is not among the last requests that this replica has routed"
+            raise ApiError(404, message, param="request_id", code="not_found")
+        return routed
+
+    async def _ask(self, prefill: RouteQuestion, decode: RouteQuestion) -> Json:
+        try:
+            return await self._pools.ask(prefill, decode)
+        except TimeoutError as error:
+            raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
+
+    def _request_for(self, body: ChatBody | CompletionBody, request_id: str, session: str | None) -> GenerationRequest:
+        """The engine's request. Without a limit of its own a completion gets the API's, a chat all of the context."""
         self._check_model(body.model)
-        tokens = self._tokenizer.encode_chat([message.as_dict() for message in body.messages])
-        max_tokens = body.max_completion_tokens or body.max_tokens
-        room = self._settings.max_model_len - len(tokens)
-        return await self._answer(ChatAnswer(body.model), body, self._request(body, tokens, max_tokens or max(room, 1)))
+        if isinstance(body, ChatBody):
+            tokens = self._tokenizer.encode_chat([message.as_dict() for message in body.messages])
+            room = self._settings.max_model_len - len(tokens)
+            max_tokens = body.max_completion_tokens or body.max_tokens or max(room, 1)
+        else:
+            tokens = self._tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
+            max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+        return self._request(body, tokens, max_tokens, request_id, session or body.session)
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.model_name:
             message = f"the model {name!r} does not exist; this cluster serves {self._settings.model_name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    def _request(self, body: GenerationBody, tokens: list[int], max_tokens: int) -> GenerationRequest:
+    def _request(
+        self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, session: str | None
+    ) -> GenerationRequest:
         """Check the sizes and make the engine's request, its prompt hashed for the routers."""
         longest = self._settings.max_model_len
         if len(tokens) + max_tokens > longest:
@@ -100,7 +136,7 @@ class Frontend:
             message = f"token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
             raise ApiError(400, message, param="prompt", code="invalid_value")
         hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
-        return GenerationRequest(uuid.uuid4().hex, tuple(tokens), body.sampling(max_tokens), tuple(hashes))
+        return GenerationRequest(request_id, tuple(tokens), body.sampling(max_tokens), tuple(hashes), session)
 
     async def _answer(self, answer: Answer, body: GenerationBody, request: GenerationRequest) -> Response:
         completion = Completion(request, self._tokenizer, body.stop_strings)

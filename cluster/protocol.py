@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from workers.request import SamplingParams
 
+SessionName = Annotated[str, Field(max_length=512)]
 StopString = Annotated[str, Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 # Fields of the API that would change the answer, with the values that do not.
@@ -49,6 +50,8 @@ class GenerationBody(BaseModel):
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     ignore_eos: bool = False
+    user: SessionName | None = None
+    prompt_cache_key: SessionName | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +68,11 @@ class GenerationBody(BaseModel):
     def stop_strings(self) -> list[str]:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def session(self) -> str | None:
+        """What the client calls its conversation, as far as the body says."""
+        return self.prompt_cache_key or self.user
 
     def sampling(self, max_tokens: int) -> SamplingParams:
         """How to draw; without a seed, one that no other request has."""

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from cluster.event_relay import EventPublisher
-from cluster.request_router import EVENTS_STAT
+from cluster.request_router import EVENTS_STAT, LOAD_STAT
 from workers.async_worker import AsyncWorker, Worker
 from workers.config import EngineConfig
 from workers.engine.build import BuiltEngine, build_engine
@@ -51,9 +51,9 @@ class WorkerHost(Generic[Output]):
         """Begin to publish events."""
         self._endpoint = await self._publisher.start(self.worker.epoch, self.worker.snapshot)
 
-    def routing_stats(self) -> dict[str, str]:
-        """What Serve passes to the routers of this pool."""
-        return {EVENTS_STAT: self._endpoint}
+    async def routing_stats(self) -> dict[str, object]:
+        """What Serve passes to the routers of this pool. The load is read between two steps of the worker."""
+        return {EVENTS_STAT: self._endpoint, LOAD_STAT: await self.worker.load()}
 
 
 def load_engine(settings: WorkerSettings) -> BuiltEngine:

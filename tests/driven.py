@@ -10,6 +10,7 @@ from radix.events import BlocksStored, CacheEvent
 from tests.helpers import request_of
 from tests.witness import WitnessEngine
 from workers.async_worker import AsyncWorker
+from workers.load import WorkerLoad
 from workers.request import GenerationRequest, RequestOutput
 
 
@@ -40,6 +41,9 @@ class EngineWorker:
 
     def snapshot(self) -> list[BlocksStored]:
         return list(self.engine.kv.cache.snapshot())
+
+    def load(self) -> WorkerLoad:
+        return self.engine.load()
 
 
 class Driven:

@@ -81,6 +81,8 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
             {"engine": {"device": "cuda"}, "pools": {"prefill": {"num_gpus": 0.0}}},
             "^pools.prefill.num_gpus is 0, but engine.device is cuda",
         ),
+        ({"pools": {"decode": {"policy": "random"}}}, "pools.decode.policy.*'round_robin'"),
+        ({"ingress": {"debug_route": "yes"}}, "ingress.debug_route"),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], named: str) -> None:

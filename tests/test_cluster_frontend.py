@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.answers import Json
 from cluster.api import build_api
 from cluster.completion import Pools
 from cluster.frontend import Frontend, FrontendSettings
+from cluster.route_question import RouteQuestion
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
@@ -28,6 +30,8 @@ class FakePools(Pools):
         self.requests: list[GenerationRequest] = []
         self.num_closed = 0
         self.fails_after: int | None = None
+        self.known: Json = {"worker": "a"}
+        self.asked: list[RouteQuestion] = []
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
         self.requests.append(request)
@@ -42,6 +46,10 @@ class FakePools(Pools):
         finally:
             self.num_closed += 1
 
+    async def ask(self, prefill: RouteQuestion, decode: RouteQuestion) -> Json:
+        self.asked.append(prefill)
+        return {"prefill": self.known, "decode": {}}
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
@@ -55,7 +63,8 @@ def pools(tokenizer: Tokenizer) -> FakePools:
 
 @pytest.fixture
 def client(tokenizer: Tokenizer, pools: FakePools) -> Iterator[TestClient]:
-    with TestClient(build_api(Frontend(SETTINGS, tokenizer, pools)), raise_server_exceptions=False) as client:
+    api = build_api(Frontend(SETTINGS, tokenizer, pools), debug_route=True)
+    with TestClient(api, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -173,3 +182,63 @@ def test_a_failure_in_a_stream_is_an_event_and_no_done_follows(client: TestClien
     events = events_of(client.post("/v1/completions", json=TEXT | {"stream": True}).text)
     assert events[-1]["error"]["type"] == "server_error"
     assert "secret" not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "fields", "session"),
+    [
+        ("completions", None, {}, None),
+        ("completions", None, {"user": "u"}, "u"),
+        ("chat/completions", None, {"user": "u", "prompt_cache_key": "k"}, "k"),
+        ("chat/completions", "h", {"user": "u", "prompt_cache_key": "k"}, "h"),
+    ],
+)
+def test_a_session_reaches_the_routers_by_header_or_body(
+    client: TestClient, pools: FakePools, path: str, header: str | None, fields: Json, session: str | None
+) -> None:
+    body = (TEXT if path == "completions" else CHAT) | fields
+    client.post(f"/v1/{path}", json=body, headers={"x-session-id": header} if header else {})
+    assert pools.requests[0].session == session
+
+
+def test_the_id_of_an_answer_is_the_id_of_its_request(client: TestClient, pools: FakePools) -> None:
+    for path, body in (("completions", TEXT), ("chat/completions", CHAT)):
+        assert client.post(f"/v1/{path}", json=body).json()["id"] == pools.requests[-1].request_id
+
+
+def test_a_dry_run_asks_the_routers_and_sends_nothing(client: TestClient, pools: FakePools) -> None:
+    prompt = "import os " * 10
+    given = [
+        client.post("/debug/route", json=TEXT | {"prompt": prompt, "user": "u"}),
+        client.get("/debug/route", params={"dry_run": "", "prompt": prompt}),
+        client.post("/debug/route?dry_run", json=CHAT),
+    ]
+    assert [response.json() for response in given] == [{"prefill": {"worker": "a"}, "decode": {}}] * 3
+    first, second, chat = (question.dry_run for question in pools.asked)
+    assert first is not None
+    assert second is not None
+    assert chat is not None
+    assert (first.session, second.session) == ("u", None)
+    assert first.block_hashes == second.block_hashes != ()
+    assert chat.num_tokens > 1
+    assert pools.requests == []
+
+
+def test_a_dry_run_is_checked_like_a_request(client: TestClient) -> None:
+    assert client.post("/debug/route", json=TEXT | {"model": "gpt"}).status_code == 404
+    assert client.post("/debug/route", json={"model": "tiny"}).status_code == 400
+    assert client.post("/debug/route", json=TEXT | {"prompt": [4096]}).status_code == 400
+
+
+def test_a_routed_request_is_explained_by_its_id(client: TestClient, pools: FakePools) -> None:
+    assert client.get("/debug/route?request_id=cmpl-1").json()["prefill"] == {"worker": "a"}
+    assert (pools.asked[0].dry_run, pools.asked[0].request_id) == (None, "cmpl-1")
+    pools.known = {}
+    response = client.get("/debug/route?request_id=cmpl-1")
+    assert (response.status_code, response.json()["error"]["param"]) == (404, "request_id")
+
+
+def test_the_debug_route_is_there_only_where_it_is_asked_for(tokenizer: Tokenizer, pools: FakePools) -> None:
+    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools)))
+    assert client.get("/debug/route?request_id=x").status_code == 404
+    assert client.post("/debug/route", json=TEXT).status_code == 404

@@ -9,7 +9,6 @@ from cluster.config import ConfigError, parse_config
 from cluster.deployments import DecodeReplica
 from cluster.placement import Placement, check_enough_gpus, cluster_gpus, place
 from cluster.worker_host import WorkerSettings
-from router.scoring import DECODE_SCORING
 
 
 def placed(gpus: float, **values: Any) -> Placement:
@@ -79,7 +78,7 @@ def test_more_gpus_than_there_are_is_an_error_and_not_a_wait() -> None:
 def test_the_deployment_asks_ray_for_it_and_its_workers_get_the_device() -> None:
     at = placed(1, pools={"decode": {"num_cpus": 2.0}})
     settings = WorkerSettings("tiny", parse_config({}).engine.engine_config(), b"", "", None)
-    deployment = bind_pool(DecodeReplica, "decode", at, DECODE_SCORING, {}, settings)._bound_deployment
+    deployment = bind_pool(DecodeReplica, "decode", at, {}, settings)._bound_deployment
     assert deployment.ray_actor_options == {"num_cpus": 2.0, "num_gpus": 0.5}
     assert deployment.init_args[0].engine.weights.device == "cuda"
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from radix.event_batch import EventBatch
 from workers.event_log import EventLog, EventSource
+from workers.load import WorkerLoad
 from workers.request import RequestError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ class Worker(EventSource, Protocol[Output]):
 
     def abort(self, request_id: str) -> None:
         """Drop a request; unknown ids are ignored."""
+
+    def load(self) -> WorkerLoad:
+        """What it has to do, for the routers of its pool."""
 
 
 class WorkerDiedError(Exception):
@@ -118,6 +122,10 @@ class AsyncWorker(Generic[Output]):
     async def snapshot(self) -> list[EventBatch]:
         """All that the worker's prefix cache holds, in parts; batches given to `on_events` go on from its number."""
         return await self.call(self._event_log.snapshot)
+
+    async def load(self) -> WorkerLoad:
+        """The worker's load between two steps. Raises WorkerDiedError."""
+        return await self.call(self._worker.load)
 
     def stop(self) -> None:
         """End the thread after its current step."""

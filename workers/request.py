@@ -34,12 +34,14 @@ class GenerationRequest:
         prompt_token_ids: at least one token.
         sampling: how to draw the completion.
         block_hashes: the chained hashes of the prompt's full blocks, computed once at the door for the routers.
+        session: what the client calls its conversation, for routers that keep one together.
     """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     block_hashes: tuple[int, ...] = ()
+    session: str | None = None
 
 
 @dataclass(frozen=True)

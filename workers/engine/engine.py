@@ -12,6 +12,7 @@ from workers.engine.kv_manager import KVManager
 from workers.engine.runner import LaunchedBatch, Runner
 from workers.engine.scheduler import ScheduledBatch, Scheduler
 from workers.engine.sequence import BlockSource, Sequence, SequenceStatus
+from workers.load import WorkerLoad
 from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
 
@@ -59,6 +60,7 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._sequences: dict[str, list[Sequence]] = {}  # by request, those that are not over
         self._in_flight: deque[BatchInFlight] = deque()  # between steps at most one
+        self.num_computed_tokens = 0  # since it began
 
     @property
     def has_work(self) -> bool:
@@ -134,6 +136,16 @@ class Engine:
         """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
         return self.kv.cache.take_events()
 
+    def load(self) -> WorkerLoad:
+        """What it has to do and room for; the cache is asked for each waiting prompt, so not for every step."""
+        waiting = sum(self.kv.num_tokens_to_compute(sequence) for sequence in self._scheduler.waiting)
+        running = self._scheduler.running
+        return WorkerLoad(
+            queued_tokens=waiting + sum(sequence.num_uncomputed_tokens for sequence in running),
+            free_blocks=self.kv.pool.num_free + self.kv.cache.num_idle_blocks,
+            num_running=len(running),
+        )
+
     def check_integrity(self) -> None:
         """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
         sequences = [sequence for completions in self._sequences.values() for sequence in completions]
@@ -145,6 +157,7 @@ class Engine:
         for item in batch.items:
             sequence = item.sequence
             sequence.num_computed_tokens += item.num_tokens
+            self.num_computed_tokens += item.num_tokens
             if item.samples:
                 sequence.rows_in_flight.append(next(rows))
             self.kv.commit(sequence)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from radix.prefix_cache import PrefixCache
+from radix.prefix_cache import PrefixCache, PrefixMatch
 from workers.engine.block_pool import BlockPool
 from workers.engine.sequence import Sequence
 
@@ -52,8 +52,7 @@ class KVManager:
         At least one token is always left to compute, or there would be no logits to sample from.
         """
         num_tokens = len(sequence.token_ids)
-        last = (num_tokens - 1) // self.block_size
-        match = self.cache.match(sequence.block_hashes[:last], sequence.tokens_of_blocks(0, last))
+        match = self._match(sequence)
         lease = self.cache.acquire(match)
         fresh = self._take(self.num_blocks_for(num_tokens) - len(match.block_ids))
         if fresh is None:
@@ -70,6 +69,10 @@ class KVManager:
         self._copy_from_parent(sequence)
         self._import(sequence)
         return True
+
+    def num_tokens_to_compute(self, sequence: Sequence) -> int:
+        """Tokens of a waiting sequence that the cache does not hold now."""
+        return len(sequence.token_ids) - len(self._match(sequence).block_ids) * self.block_size
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make the table cover `num_tokens` tokens more than are computed, or return False and change nothing."""
@@ -106,6 +109,11 @@ class KVManager:
         sequence.block_table = []
         sequence.num_committed_blocks = 0
         sequence.num_computed_tokens = 0
+
+    def _match(self, sequence: Sequence) -> PrefixMatch:
+        """What the cache holds of it, at least one token left over."""
+        last = (len(sequence.token_ids) - 1) // self.block_size
+        return self.cache.match(sequence.block_hashes[:last], sequence.tokens_of_blocks(0, last))
 
     def _take(self, count: int) -> list[int] | None:
         """Allocate blocks, evicting cached ones where too few are free; None where even that is not enough."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
+from workers.load import WorkerLoad
 from workers.pools.kv_handoff import HandoffBlocks, KVHandoff
 from workers.request import GenerationRequest, RequestOutput
 
@@ -51,6 +52,10 @@ class DecodeWorker:
         if not outputs:
             outputs = [self._with_prefill_usage(output) for output in self._engine.step()]
         return [(output.request_id, output) for output in outputs]
+
+    def load(self) -> WorkerLoad:
+        """For the routers of its pool."""
+        return self._engine.load()
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call."""

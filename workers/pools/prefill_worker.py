@@ -1,9 +1,11 @@
 """The prefill worker: prompts in, KV and a first token out."""
 
+import time
 from dataclasses import replace
 
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
+from workers.load import PrefillMeter, WorkerLoad
 from workers.pools.kv_handoff import KVHandoff, checksum_blocks, digest_prompt, pack_blocks
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 
@@ -16,6 +18,7 @@ class PrefillWorker:
         self._kv_cache = built.kv_cache
         self._layout_id = built.layout_id
         self._max_tokens: dict[str, int] = {}
+        self._meter = PrefillMeter()
 
     @property
     def has_work(self) -> bool:
@@ -37,7 +40,14 @@ class PrefillWorker:
 
     def step(self) -> list[tuple[str, KVHandoff]]:
         """One engine step: the hand-offs of the prompts that it completed, by request id."""
-        return [(output.request_id, self._hand_off(output)) for output in self._engine.step()]
+        begin_s, before = time.perf_counter(), self._engine.num_computed_tokens
+        outputs = self._engine.step()
+        self._meter.add_step(self._engine.num_computed_tokens - before, time.perf_counter() - begin_s)
+        return [(output.request_id, self._hand_off(output)) for output in outputs]
+
+    def load(self) -> WorkerLoad:
+        """For the routers of its pool."""
+        return replace(self._engine.load(), tokens_per_s=self._meter.tokens_per_s, prefills=self._meter.prefills)
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call."""
@@ -57,6 +67,7 @@ class PrefillWorker:
         blocks = pack_blocks(self._kv_cache.read_blocks(sequence.block_table))
         num_tokens = sequence.num_computed_tokens
         self._engine.release(output.request_id)
+        self._meter.add_prefill(output.request_id, output.num_cached_tokens)
         only_one = self._max_tokens.pop(output.request_id) == 1
         stopped = output.finish_reason is FinishReason.STOP
         return KVHandoff(
