@@ -20,7 +20,13 @@ ROOT, BLOCK_SIZE, TOKEN = 1, 16, "bench"
 LOOPBACK = "127.0.0.1"
 OURS = RequestRouterConfig(
     request_router_class=RadixRequestRouter,
-    request_router_kwargs={"root": ROOT, "block_size": BLOCK_SIZE, "pool": "prefill", "policy": "prefix", "token": TOKEN},
+    request_router_kwargs={
+        "root": ROOT,
+        "block_size": BLOCK_SIZE,
+        "pool": "prefill",
+        "policy": "prefix",
+        "token": TOKEN,
+    },
     request_routing_stats_period_s=0.5,
 )
 

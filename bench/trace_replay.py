@@ -220,7 +220,7 @@ class Replay:
 
     def _settle(self, name: str, request_id: str, held_tokens: int, now_s: float) -> None:
         self.router.settle(request_id, now_s, name)
-        self.router.observe(request_id, held_tokens)
+        self.router.observe(request_id, held_tokens, now_s)
 
     def _hear(self, name: str, events: Sequence[CacheEvent], now_s: float) -> None:
         for event in events:

@@ -25,6 +25,7 @@ from workers.request import GenerationRequest
 
 EVENTS_STAT = "cache_events_endpoint"
 LOAD_STAT = "load"
+LISTED_PREFIXES = 20
 PoolName = Literal["prefill", "decode"]
 Argument = TypeVar("Argument")
 
@@ -114,13 +115,14 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         report = WorkerReport(load.queued_tokens, load.tokens_per_s, load.free_blocks, load.num_running)
         self._radix_router.take_report(worker, report, time.monotonic())
         for request_id, num_cached_tokens in load.prefills:
-            self._radix_router.observe(request_id, num_cached_tokens)
+            self._radix_router.observe(request_id, num_cached_tokens, time.monotonic())
 
     def _answer(self, question: RouteQuestion) -> Json:
         if question.dry_run is not None:
             return self._radix_router.explain(question.dry_run, time.monotonic()).as_json()
         if not question.request_id:
-            return asdict(self._radix_router.counts)
+            hottest = [asdict(prefix) for prefix in self._radix_router.hottest(LISTED_PREFIXES)]
+            return asdict(self._radix_router.counts) | {"hot_prefixes": hottest}
         explanation = self._radix_router.explanations.get(question.request_id)
         return {} if explanation is None else explanation.as_json()
 

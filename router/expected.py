@@ -19,7 +19,7 @@ class ExpectedPrefixes:
     """
 
     def __init__(self, root: int, lifetime_s: float = LIFETIME_S) -> None:
-        self._root = root
+        self.root = root
         self._lifetime_s = lifetime_s
         self._young, self._old = PrefixIndex(root), PrefixIndex(root)
         self._born_s = 0.0
@@ -38,6 +38,6 @@ class ExpectedPrefixes:
     def _age(self, now_s: float) -> None:
         generations = int((now_s - self._born_s) / self._lifetime_s)
         if generations > 0:
-            self._old = self._young if generations == 1 else PrefixIndex(self._root)
-            self._young = PrefixIndex(self._root)
+            self._old = self._young if generations == 1 else PrefixIndex(self.root)
+            self._young = PrefixIndex(self.root)
             self._born_s += generations * self._lifetime_s

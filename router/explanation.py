@@ -14,6 +14,7 @@ class Explanation:
     """One decision, and later what became of it.
 
     Attributes:
+        block_hashes: of the prompt's full blocks.
         candidates: those that were compared, the first choice first.
         worker: where the request went at last; None for a dry run, and where the pool has no worker.
         actual_tokens: leading prompt tokens that the worker then found in its cache; None until it has said so.
@@ -22,6 +23,7 @@ class Explanation:
     request_id: str
     num_tokens: int
     candidates: Sequence[Candidate]
+    block_hashes: Sequence[int] = ()
     worker: str | None = None
     actual_tokens: int | None = None
 

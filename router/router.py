@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from radix.hot_prefixes import HotPrefix, HotPrefixes
 from radix.prefix_index import PrefixIndex
 from router.cost import CostModel
 from router.expected import ExpectedPrefixes
@@ -67,6 +68,7 @@ class Router:
         self._pool = Pool(index, expected, self.table, cost, block_size, rng, age_of)
         self.explanations = ExplanationLog()
         self.counts = PredictionCounts()
+        self._hot = HotPrefixes()
 
     def set_workers(self, names: Iterable[str]) -> None:
         """The pool has exactly these workers from now on."""
@@ -92,7 +94,8 @@ class Router:
 
     def explain(self, request: RoutingRequest, now_s: float) -> Explanation:
         """How the request would be decided now. Charges and remembers nothing."""
-        return Explanation(request.request_id, request.num_tokens, self._policy(request, self._pool, now_s))
+        candidates = self._policy(request, self._pool, now_s)
+        return Explanation(request.request_id, request.num_tokens, candidates, request.block_hashes)
 
     def place(self, request: RoutingRequest, worker: str, now_s: float) -> None:
         """The request went to this worker, which need not be the first choice."""
@@ -109,13 +112,18 @@ class Router:
         """The request's call ended, however it ended; with `worker`, the call to that worker did."""
         self.table.settle(request_id, now_s, worker)
 
-    def observe(self, request_id: str, actual_tokens: int) -> None:
+    def hottest(self, limit: int) -> list[HotPrefix]:
+        """The prefixes that workers found in their caches most often, of this router's requests."""
+        return self._hot.hottest(self._expected.root, limit)
+
+    def observe(self, request_id: str, actual_tokens: int, now_s: float) -> None:
         """A worker found so many leading tokens of a prompt in its cache. Counted once; unknown requests are ignored:
         other routers' requests are reported here too."""
         explanation = self.explanations.get(request_id)
         if explanation is None or explanation.actual_tokens is not None:
             return
         explanation.actual_tokens = actual_tokens
+        self._hot.hit(self._expected.root, explanation.block_hashes, actual_tokens // self._block_size, now_s)
         predicted = explanation.predicted_tokens
         self._count(predicted, actual_tokens, explanation.lost_tokens)
         state = self.table.states.get(explanation.worker or "")

@@ -25,7 +25,7 @@ def test_what_is_predicted_and_lost() -> None:
 
 
 def test_it_is_json_even_where_nothing_was_ever_heard_of_a_worker() -> None:
-    told = json.loads(json.dumps(Explanation("r", 90, CANDIDATES, "a", 30).as_json(), allow_nan=False))
+    told = json.loads(json.dumps(Explanation("r", 90, CANDIDATES, (), "a", 30).as_json(), allow_nan=False))
     assert [line["age_s"] for line in told["candidates"]] == [9.0, None]
     assert told["candidates"][0]["cost"] == {"own": 0.5, "queue": 0.25, "total": 0.75}
     assert (told["worker"], told["lost_tokens"], told["actual_tokens"]) == ("a", 64, 30)

@@ -114,9 +114,9 @@ def test_predictions_are_held_against_what_the_worker_found() -> None:
         router.choose(prompt(request_id), 0.0)
         router._expected._young.drop("b")
         router.settle(request_id, 0.0)
-        router.observe(request_id, actual)
-        router.observe(request_id, actual)
-    router.observe("of another router", 7)
+        router.observe(request_id, actual, 0.0)
+        router.observe(request_id, actual, 0.0)
+    router.observe("of another router", 7, 0.0)
     counts = router.counts
     assert (counts.num_requests, counts.predicted_tokens, counts.actual_tokens) == (3, 192, 176)
     assert (counts.overpredicted_tokens, counts.underpredicted_tokens) == (48, 32)
@@ -128,7 +128,7 @@ def test_a_worker_whose_index_lies_is_believed_less_and_less() -> None:
     for n in range(60):
         lost += router.choose(prompt(str(n), PROMPT[:10]), 100.0 * n)[0] == "b"
         router.settle(str(n), 100.0 * n)
-        router.observe(str(n), 0)
+        router.observe(str(n), 0, 0.0)
     assert 5 < lost < 45, "at first always, in the end as often as any other"
 
 
@@ -163,3 +163,15 @@ def test_twenty_prompt_groups_spread_over_two_idle_workers() -> None:
             router._pool._index.insert(worker, hashes)
         assert max(share.values()) <= 0.6 * 400, f"seed {seed}: {share}"
         assert hits >= 0.95 * ideal, f"seed {seed}: {hits} of {ideal}"
+
+
+def test_what_workers_found_often_is_hot() -> None:
+    """By what they say, not by what was believed; to sixteen blocks."""
+    router = make_router()
+    shared = list(range(1, 33))
+    for number, found in enumerate([20, 33, 15]):
+        router.choose(prompt(str(number), [*shared, 100 + number]), 0.0)
+        router.observe(str(number), found * BLOCK_SIZE, float(number))
+    listed = [(hot.num_blocks, hot.last_hash, hot.num_hits, hot.last_used) for hot in router.hottest(5)]
+    assert listed == [(16, 16, 2, 1.0), (32, 32, 1, 1.0)]
+    assert router.hottest(1) == router.hottest(5)[:1]
