@@ -1,4 +1,4 @@
-"""What a worker tells the routers: what is queued, how fast it computes, how much room there is, what it found cached."""
+"""What a worker tells the routers: what is queued, how fast it computes, how much room it has, what it found cached."""
 
 import pytest
 
