@@ -39,6 +39,8 @@ def test_a_cache_that_is_too_small_evicts() -> None:
     assert pooled_hit_rate(rows, 4) == 0
     assert pooled_hit_rate(rows, 6) == 0.9
     assert Replay(rows, 1, 4, "prefix").run().hit_rate == 0
+    again = [TraceRow(float(n), 512, (block,)) for n, block in enumerate([1, 2, 2])]
+    assert pooled_hit_rate(again, 1) == 1 / 3, "what was evicted has made room"
 
 
 def test_without_an_index_a_conversation_is_spread_and_lost() -> None:
