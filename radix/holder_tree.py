@@ -36,15 +36,15 @@ class HolderTree(RadixTree[Holders]):
         """What the tree takes, by count of its parts: the same for the same contents, on every machine."""
         return self.num_blocks * BLOCK_BYTES + len(self._recent) * NODE_BYTES + len(self.anchors) * ANCHOR_BYTES
 
-    def hang(self, node: Node, hashes: Sequence[int], holder: Holders) -> Node:
-        """Add a run that is new behind `node`, in place where `node` has the same only holder and no child."""
-        depth = node.end
+    def hang(self, node: Node, hashes: Sequence[int], holder: Holders, anchors: Sequence[int]) -> Node:
+        """Add a run that is new behind `node`, in place where `node` has the same only holder and no child; `anchors`
+        are those in the run."""
         if node.value == holder and not node.children:
             node.hashes.extend(hashes)
         else:
             node = self.insert(node, hashes, holder)
             self._recent[node] = None
-        self.anchors.update(dict.fromkeys(anchors_in(hashes, depth), node))
+        self.anchors.update(dict.fromkeys(anchors, node))
         self.num_blocks += len(hashes)
         return node
 

@@ -163,8 +163,7 @@ class PrefixIndex:
         """Add a worker to the holders of the path `hashes` below `start`, making what is new."""
         steps = list(self._tree.walk(hashes, start))
         fresh = hashes[sum(matched for _, matched in steps) :]
-        if fresh:
-            self._check_fresh(fresh, start.end + len(hashes) - len(fresh))
+        anchors = self._fresh_anchors(fresh, start.end + len(hashes) - len(fresh))
         path, widened = [start], False
         for node, matched in steps:
             is_new = not node.value & bit
@@ -174,23 +173,21 @@ class PrefixIndex:
             widened |= is_new
             path.append(node)
         if fresh:
-            path.append(self._hang(path[-1], fresh, bit, namespace))
+            if path[-1].parent is None:
+                self._namespace_of[fresh[0]] = namespace
+            path.append(self._tree.hang(path[-1], fresh, bit, anchors))
         self._tree.touch(path[-1])
         if widened:
             for node in reversed(path):
                 self._tree.merge(node)
         self._make_room()
 
-    def _check_fresh(self, hashes: Sequence[int], depth: int) -> None:
-        """A hash names its whole prefix: it cannot stand in two places."""
+    def _fresh_anchors(self, hashes: Sequence[int], depth: int) -> Sequence[int]:
+        """The anchors in blocks that are new. A hash names its whole prefix: it cannot stand in two places."""
         anchors = anchors_in(hashes, depth)
         if len(set(anchors)) < len(anchors) or not self._tree.anchors.keys().isdisjoint(anchors):
             raise UnknownBlockError("a block is stored behind two different parents")
-
-    def _hang(self, node: Node, hashes: Sequence[int], bit: Holders, namespace: int) -> Node:
-        if node.parent is None:
-            self._namespace_of[hashes[0]] = namespace
-        return self._tree.hang(node, hashes, bit)
+        return anchors
 
     def _remove(self, bit: Holders, start: Node, hashes: Sequence[int]) -> None:
         """Take a worker out of the last block of `hashes` and of all below it."""
