@@ -154,7 +154,7 @@ def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
 def pick_device(device: str) -> torch.device:
     """The device named, or for "auto" a GPU where there is one and else the CPU.
 
-    Raises ValueError for a GPU other than the first: a worker steps in a thread of its own, and there that one is current.
+    Raises ValueError for a GPU other than the first: a worker steps in a thread of its own, where that is current.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

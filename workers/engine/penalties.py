@@ -39,7 +39,7 @@ def tokens_on(row: torch.Tensor, token_ids: Iterable[int]) -> torch.Tensor:
 
 
 def counted(row: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """int64 [vocab], how often each token is there. torch.bincount would wait for a GPU to learn which is the highest."""
+    """int64 [vocab], how often each token is there. torch.bincount would wait for a GPU, to learn the highest."""
     counts = torch.zeros(len(row), dtype=torch.int64, device=row.device)
     return counts.scatter_add_(0, tokens, torch.ones_like(tokens))
 
