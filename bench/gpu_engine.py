@@ -109,6 +109,15 @@ def measure(engine: Engine, load: Load, batch_size: int, load_s: float) -> Engin
     )
 
 
+def warm_up(engine: Engine, load: Load) -> None:
+    """Compute another prompt of the same length, so that no kernel is compiled while prompts are timed."""
+    prompt = tuple(index % SPECS[load.model].vocab_size for index in range(load.context))
+    engine.add_request(GenerationRequest("warm", prompt, SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
+    while engine.has_work:
+        engine.step()
+    engine.take_events()
+
+
 def add_requests(engine: Engine, load: Load, batch_size: int) -> set[str]:
     """Queue the prompts, each with room for all steps, those beside later prompts too; returns the requests' ids."""
     room = SamplingParams(max_tokens=engine.max_model_len - load.context, temperature=0, ignore_eos=True)
@@ -130,6 +139,7 @@ def rows(load: Load) -> Iterator[EngineRow]:
         begin_s = time.perf_counter()
         engine = build(load)
         load_s = time.perf_counter() - begin_s
+        warm_up(engine, load)
     except Exception as error:
         yield from (EngineRow(load.case(size), error=repr(error)[:200]) for size in load.batch_sizes)
         return

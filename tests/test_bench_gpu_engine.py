@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu_engine import Load, build, main, measure, prompts, rows
+from bench.gpu_engine import Load, build, main, measure, prompts, rows, warm_up
 from bench.random_model import SPECS, RandomTensors
 from tests.helpers import num_leaked_blocks
+from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, SamplingParams
 
 CPU = torch.device("cpu")
@@ -38,6 +39,22 @@ def test_a_load_leaves_nothing_in_the_engine() -> None:
 def test_prompts_share_no_prefix() -> None:
     first = [prompt[:8] for size in (1, 3) for prompt in prompts(SPECS["toy"], TOY, size)]
     assert len(set(first)) == 4
+
+
+def test_what_warms_an_engine_up_has_a_prompts_length_and_no_prefix_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, begun = build(TOY), list[GenerationRequest]()
+    add_request = engine.add_request
+
+    def add_and_note(request: GenerationRequest) -> Sequence:
+        begun.append(request)
+        return add_request(request)
+
+    monkeypatch.setattr(engine, "add_request", add_and_note)
+    warm_up(engine, TOY)
+    assert not engine.has_work
+    assert num_leaked_blocks(engine) == 0
+    assert [len(request.prompt_token_ids) for request in begun] == [TOY.context]
+    assert begun[0].prompt_token_ids[:8] not in [prompt[:8] for prompt in prompts(SPECS["toy"], TOY, 3)]
 
 
 def test_random_weights_are_the_same_each_time_and_decide_the_tokens() -> None:

@@ -11,10 +11,13 @@ import torch
 
 from bench import gpu_run
 from bench.gpu_run import (
+    KEPT_S,
     Part,
+    Result,
     exit_status,
     kernel_parts,
     parts_of_tests,
+    run_all,
     run_in_turn,
     run_part,
     run_side_by_side,
@@ -69,6 +72,35 @@ def test_one_that_hangs_leaves_time_to_those_after_it() -> None:
     assert [result.verdict for result in results] == ["TIMED OUT", "ok"]
     assert results[0].seconds < 5
     assert (exit_status(results), exit_status(results[1:])) == (1, 0)
+
+
+def test_each_of_several_leaves_time_to_all_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def take(part: Part, limit_s: float) -> Result:
+        limits.append(limit_s)
+        return Result(part, 0, 0.0, "")
+
+    monkeypatch.setattr(gpu_run, "run_part", take)
+    parts = [code(str(index), "") for index in range(4)]
+    run_in_turn(parts, time.monotonic() + 200)
+    assert limits == pytest.approx([200 - KEPT_S * following for following in (3, 2, 1, 0)], abs=1)
+    limits.clear()
+    run_in_turn(parts, time.monotonic() + 20)
+    assert limits == pytest.approx([10, 10, 10, 20], abs=1), "half at least, where there is little"
+
+
+def test_no_test_file_is_forgotten_or_run_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def take(part: Part, limit_s: float) -> Result:
+        names.append(part.name)
+        return Result(part, 0, 0.0, "")
+
+    monkeypatch.setattr(gpu_run, "run_part", take)
+    run_all(tmp_path, 10)
+    files = [path.stem for pattern in ("test_triton_*.py", "test_gpu_*.py") for path in (ROOT / "tests").glob(pattern)]
+    assert sorted(name for name in names if name.startswith("test_")) == sorted(files)
 
 
 def test_parts_side_by_side_keep_their_order() -> None:

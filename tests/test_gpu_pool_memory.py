@@ -32,10 +32,12 @@ def test_the_pool_fills_the_share_and_gives_tokens() -> None:
     share = 0.1 * read_gpu_memory(CUDA).total
     built = build_engine(TINY_MODEL, config)
     reserve = CONTEXT_BYTES + step_bytes(read_model_spec(TINY_MODEL), config.scheduler)
-    held = torch.cuda.memory_reserved(CUDA)
-    assert share - reserve - 64 * 2**20 <= held <= share - reserve + 64 * 2**20
-    assert built.kv_cache.tensor.nbytes > held / 2
+    pool = built.kv_cache.tensor.nbytes
+    assert pool <= share - reserve
     assert len(generate(built.engine, [request_of("r", range(2, 40), 8, ignore_eos=True)])["r"]) == 8
+    held = torch.cuda.memory_reserved(CUDA)  # the workspace, the recorded steps and a prompt's buffers too
+    assert share - reserve - 64 * 2**20 <= held <= share - CONTEXT_BYTES + 64 * 2**20
+    assert pool > held / 2
 
 
 def test_a_share_that_holds_no_pool_is_refused() -> None:

@@ -53,6 +53,19 @@ def test_it_is_the_reference(name: str, kind: str, num_rows: int) -> None:
     torch.testing.assert_close(out, y + 3 if fusion.accumulate else y)
 
 
+def test_a_whole_product_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are large. One in ranges, with a bias, or onto what is there is added up."""
+    weight, x = random(10, 64).to(DTYPE), random(3, 64)
+    wanted = x.to(DTYPE).double() @ weight.double().T
+    monkeypatch.setattr("kernels.triton_ops.linear.sum_partials", lambda *args: None)
+    whole, biased = (TritonLinear(weight, Fusion(bias=bias), DTYPE) for bias in (None, random(10)))
+    torch.testing.assert_close(whole(x).double(), wanted, rtol=1e-4, atol=1e-4)
+    assert whole(x[:0]).shape == (0, 10)
+    assert whole(x, torch.zeros(3, 10, device=DEVICE)) is None
+    assert biased(x) is None
+    assert layers("none", Fusion())[0](random(3, NUM_INPUTS)) is None
+
+
 def test_it_says_what_it_holds() -> None:
     layer, _ = layers("int4", Fusion())
     fused: FusedLinear = layer
@@ -102,3 +115,15 @@ def test_a_weight_on_the_gpu_is_multiplied_in_triton() -> None:
     assert isinstance(linear(packed, Fusion(), torch.float32, strict=True), TorchLinear)
     assert isinstance(head(random(64, 128).bfloat16(), Fusion(), strict=True), TritonLinear)
     assert isinstance(head(random(64, 128), Fusion(), strict=True), TorchLinear)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_inputs", [576, 2048])
+def test_logits_of_a_row_do_not_depend_on_the_batch(num_inputs: int) -> None:
+    """The norm before the product included."""
+    fusion = Fusion(Prologue.RMS_NORM, random(num_inputs, seed=2), 1e-5)
+    layer = TritonLinear(random(16000, num_inputs, seed=3).bfloat16(), fusion, torch.bfloat16)
+    x = random(300, num_inputs, seed=4)
+    together = layer(x)
+    for size in (1, 2, 7, 16, 17, 65, 256):
+        assert torch.equal(layer(x[:size]), together[:size]), size

@@ -37,7 +37,8 @@ def add_group(
     weight = tl.join(early, late).reshape(TILES, UNITS, 4, 8, 4, STEPS, 2, 2, 2)
     weight = weight.trans(0, 2, 6, 3, 1, 5, 8, 4, 7).reshape(64 * TILES, UNITS * STEPS * 16)
     scale = (coefficient & -16).to(tl.float32, bitcast=True)
-    return sums + tl.dot(weight, x) * scale[:, None]
+    # An explicit fma: no variant may be compiled to round the product first.
+    return tl.fma(tl.dot(weight, x), scale[:, None], sums)
 
 
 @triton.jit

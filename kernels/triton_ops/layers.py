@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.attention_inputs import AttentionShape, RopeTables, StepTensors
+from kernels.attention_inputs import WORKSPACE_BYTES, AttentionShape, RopeTables, StepTensors
 from kernels.layer_weights import LayerWeights
 from kernels.triton_ops.add_norm import add_norm, add_partials
 from kernels.triton_ops.attention_planner import AttentionPlanner
@@ -30,7 +30,6 @@ from kernels.triton_ops.silu_mul import silu_mul
 from kernels.triton_ops.sum_partials import sum_partials
 
 MAX_HEAD_DIM = 256
-WORKSPACE_BYTES = 64 * 2**20  # 64 sequences of 32,000 tokens, with 8 KV heads of 128 and 4 query heads each
 
 
 class TritonLayers:

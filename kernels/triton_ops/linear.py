@@ -2,9 +2,10 @@
 
 import torch
 
-from kernels.fusion import Fusion
+from kernels.fusion import Fusion, Prologue
 from kernels.int4 import PackedInt4
 from kernels.linear import apply_prologue
+from kernels.triton_ops.add_norm import add_norm
 from kernels.triton_ops.dense_linear import dense_linear_fits, dense_linear_partials
 from kernels.triton_ops.int4_linear import int4_linear_partials
 from kernels.triton_ops.int4_weight import TritonInt4Weight, pack_for_triton, triton_int4_fits
@@ -59,6 +60,15 @@ class TritonLinear:
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply float32 [M, K] ([M, 2K] for SILU_MUL): returns `out`, float32 [M, N], or a new tensor."""
-        rows = apply_prologue(x, self.fusion).to(self.dtype).contiguous()
+        made = self.partials(self._rows(x))
+        if out is None and self.fusion.bias is None and len(made) == 1:
+            return made[0]  # logits, as a rule: large, and whole as they are
         accumulate = self.fusion.accumulate and out is not None
-        return sum_partials(self.partials(rows), self.fusion.bias, out, accumulate)
+        return sum_partials(made, self.fusion.bias, out, accumulate)
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """What is multiplied. The norm is not torch's: how that adds a row up may depend on how many there are."""
+        norm_weight, eps = self.fusion.norm_weight, self.fusion.eps
+        if self.fusion.prologue is Prologue.RMS_NORM and norm_weight is not None:
+            return add_norm(x.contiguous(), None, None, norm_weight, eps, self.dtype)
+        return apply_prologue(x, self.fusion).to(self.dtype).contiguous()

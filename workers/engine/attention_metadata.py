@@ -76,7 +76,10 @@ def build_attention_metadata(layout: StepLayout, device: torch.device) -> Attent
     return AttentionMetadata(step, send(layout.sample_rows, int64, device))
 
 
-def send(values: list[int] | npt.NDArray[np.int32], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+Numbers = list[int] | list[float] | npt.NDArray[np.int32]
+
+
+def send(values: Numbers, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Numbers as a tensor on a device. Does not wait for a GPU, which still has other work to do."""
     tensor = torch.as_tensor(values, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

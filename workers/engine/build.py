@@ -151,7 +151,16 @@ def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device named, or for "auto" a GPU where there is one and else the CPU."""
+    """The device named, or for "auto" a GPU where there is one and else the CPU.
+
+    Raises ValueError for a GPU other than the first: a worker steps in a thread of its own, where that is current.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    picked = torch.device(device)
+    if picked.type == "cuda" and picked.index:
+        raise ValueError(
+            f"device is {device!r}; an engine computes on the first GPU that its process sees: set "
+            f'CUDA_VISIBLE_DEVICES={picked.index} and name "cuda"'
+        )
+    return picked

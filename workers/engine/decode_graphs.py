@@ -3,6 +3,7 @@
 A step of 32 layers is some 290 launches: one by one they take the host longer than a small batch takes the GPU.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -126,6 +127,7 @@ class CudaRecorder:
     """Records computations as CUDA graphs, which share their memory: each one's result is gone when the next runs."""
 
     def __init__(self) -> None:
+        gc.collect()  # else the graphs of an engine that is gone might be destroyed while one is recorded, and spoil it
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, forward: Forward) -> Forward:

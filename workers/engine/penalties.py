@@ -1,7 +1,10 @@
 """What a request does to its logits before a token is drawn from them."""
 
+from collections.abc import Iterable
+
 import torch
 
+from workers.engine.attention_metadata import send
 from workers.engine.sequence import Sequence
 from workers.request import SamplingParams
 
@@ -22,12 +25,23 @@ def adjust_logits(row: torch.Tensor, sequence: Sequence, eos_token_ids: frozense
     row = row.to(torch.float64, copy=True)
     if params.logit_bias:
         tokens, biases = zip(*dict(params.logit_bias).items(), strict=True)
-        row[list(tokens)] += torch.tensor(biases, dtype=row.dtype, device=row.device)
+        row[tokens_on(row, tokens)] += send(list(biases), row.dtype, row.device)
     if params.penalises:
         row = penalise(row, sequence.token_ids, len(sequence.request.prompt_token_ids), params)
     if sequence.num_output_tokens < params.min_tokens:
-        row[sorted(eos_token_ids.union(params.stop_token_ids))] = -torch.inf
+        row.index_fill_(0, tokens_on(row, eos_token_ids.union(params.stop_token_ids)), -torch.inf)
     return row
+
+
+def tokens_on(row: torch.Tensor, token_ids: Iterable[int]) -> torch.Tensor:
+    """int64, tokens on the device of a row."""
+    return send(list(token_ids), torch.int64, row.device)
+
+
+def counted(row: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """int64 [vocab], how often each token is there. torch.bincount would wait for a GPU, to learn the highest."""
+    counts = torch.zeros(len(row), dtype=torch.int64, device=row.device)
+    return counts.scatter_add_(0, tokens, torch.ones_like(tokens))
 
 
 def penalise(row: torch.Tensor, token_ids: list[int], num_prompt_tokens: int, params: SamplingParams) -> torch.Tensor:
@@ -36,9 +50,9 @@ def penalise(row: torch.Tensor, token_ids: list[int], num_prompt_tokens: int, pa
     Repetition as in CTRL (Keskar et al. 2019), of prompt and completion; frequency and presence as in the OpenAI API,
     of the completion only.
     """
-    tokens = torch.tensor(token_ids, dtype=torch.int64, device=row.device)
-    seen = torch.bincount(tokens, minlength=len(row)) > 0
-    counts = torch.bincount(tokens[num_prompt_tokens:], minlength=len(row))
+    tokens = tokens_on(row, token_ids)
+    seen = counted(row, tokens) > 0
+    counts = counted(row, tokens[num_prompt_tokens:])
     penalty = float(params.repetition_penalty)
     row = torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row)
     row = row - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)

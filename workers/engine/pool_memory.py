@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.attention_inputs import WORKSPACE_BYTES
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig
 from workers.models.spec import ModelError, ModelSpec
 
@@ -83,7 +84,7 @@ def step_bytes(spec: ModelSpec, config: SchedulerConfig) -> int:
     rows = config.max_num_batched_tokens * outputs * 4 * ROW_BUFFERS
     logits = config.max_num_seqs * spec.vocab_size * 4 * LOGIT_BUFFERS
     unpacked = outputs * max(spec.hidden_size, q_size) * UNPACKED_BYTES
-    return rows + logits + unpacked
+    return rows + logits + unpacked + WORKSPACE_BYTES
 
 
 def gib(num_bytes: int) -> str:
