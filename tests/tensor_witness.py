@@ -16,7 +16,7 @@ from workers.engine.kv_manager import KVManager
 from workers.engine.runner import Runner
 
 Works = dict[int, list[int]]
-VOCAB_SIZE, BLOCK_SIZE, MAX_LEN, MAX_NUM_SEQS = 61, 4, 64, 6
+VOCAB_SIZE, BLOCK_SIZE, MAX_LEN, MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS = 61, 4, 64, 6, 24
 EOS = frozenset({3})
 
 
@@ -76,12 +76,12 @@ def witness_cache(num_blocks: int) -> KVCache:
     return KVCache(1, num_blocks, BLOCK_SIZE, 1, 1, torch.int64, torch.device("cpu"))
 
 
-def witness_engine(runner: Runner, num_blocks: int, memory: KVCache, max_num_batched_tokens: int = 24) -> Engine:
+def witness_engine(runner: Runner, num_blocks: int, memory: KVCache) -> Engine:
     hasher = BlockHasher("witness", b"secret", BLOCK_SIZE, VOCAB_SIZE)
     return Engine(
         runner,
         KVManager(BlockPool(num_blocks), PrefixCache(BLOCK_SIZE, hasher.root), memory, BLOCK_SIZE),
-        SchedulerConfig(MAX_NUM_SEQS, max_num_batched_tokens),
+        SchedulerConfig(MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS),
         hasher=hasher,
         vocab_size=VOCAB_SIZE,
         max_model_len=MAX_LEN,

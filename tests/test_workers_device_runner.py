@@ -10,6 +10,7 @@ from tests.tensor_witness import (
     BLOCK_SIZE,
     EOS,
     MAX_LEN,
+    MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
     VOCAB_SIZE,
     TensorWitness,
@@ -48,6 +49,7 @@ def device_engine(model: TensorWitness, num_blocks: int = 60) -> Engine:
         BLOCK_SIZE,
         EOS,
         max_num_seqs=MAX_NUM_SEQS,
+        max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
         max_len=MAX_LEN,
         draw=sample_tokens,
         record=run_once,
@@ -108,8 +110,10 @@ def test_gives_what_the_runner_that_waits_gives(seed: int, num_blocks: int) -> N
 def test_steps_of_single_tokens_are_replayed_in_the_sizes_recorded() -> None:
     model = TensorWitness()
     engine = device_engine(model)
-    assert sorted(model.rows) == graph_sizes(MAX_NUM_SEQS) == [1, 2, 4, 6]
+    assert model.rows == [MAX_NUM_BATCHED_TOKENS, 6, 4, 2, 1], "the longest prompt, then every size, the largest first"
+    assert graph_sizes(MAX_NUM_SEQS) == [1, 2, 4, 6]
     model.rows.clear()
+    model.planned.clear()
     requests = [GenerationRequest(str(n), (n, n + 1), replace(GREEDY, ignore_eos=True)) for n in range(5)]
     for request in requests:
         engine.add_request(request)
@@ -122,7 +126,9 @@ def test_steps_of_single_tokens_are_replayed_in_the_sizes_recorded() -> None:
 def test_what_does_not_fit_the_room_is_launched_by_itself() -> None:
     model = TensorWitness(room_for=9)
     request = GenerationRequest("long", tuple(range(6)), replace(GREEDY, ignore_eos=True))
-    found = run(device_engine(model), [request], random.Random(0))
+    engine = device_engine(model)
+    model.planned.clear()
+    found = run(engine, [request], random.Random(0))
     assert found == run(plain_engine(), [request], random.Random(0))
     assert model.planned == [[6], *([length] for length in range(10, 18))]
 

@@ -98,6 +98,7 @@ def make_runner(
         block_size,
         eos_token_ids,
         max_num_seqs=config.scheduler.max_num_seqs,
+        max_num_batched_tokens=config.scheduler.max_num_batched_tokens,
         max_len=max_len,
         draw=sample_tokens,
         record=CudaRecorder(),

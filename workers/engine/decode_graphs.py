@@ -14,7 +14,7 @@ import torch
 from kernels.attention_inputs import StepTensors
 from workers.engine.attention_metadata import AttentionMetadata, send
 from workers.engine.staged_tensors import StagedTensors
-from workers.engine.step_inputs import Model, Planner, StepInputs
+from workers.engine.step_inputs import NO_SOURCE, Model, Planner, StepInputs
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class DecodeGraphs:
         if not self._planner.fill(self._room[size], [1] * size, context_lens):
             return None
         self._fill("token_ids", inputs.token_ids, padding, 0)
-        self._fill("sources", inputs.sources, padding, NO_SLOT)
+        self._fill("sources", inputs.sources, padding, NO_SOURCE)
         self._fill("positions", layout.positions, padding, 0)
         self._fill("slot_mapping", layout.slot_mapping, padding, NO_SLOT)
         self._fill("context_lens", layout.context_lens, padding, 0)
@@ -88,7 +88,7 @@ class DecodeGraphs:
     def _record_all(self, record: Record) -> dict[int, Forward]:
         """The largest first: the others find their memory in what it took."""
         begin, replay = time.monotonic(), dict[int, Forward]()
-        self._inputs.host["sources"].fill_(NO_SLOT)
+        self._inputs.host["sources"].fill_(NO_SOURCE)
         self._inputs.host["slot_mapping"].fill_(NO_SLOT)
         self._inputs.upload()
         for size in reversed(self._sizes):

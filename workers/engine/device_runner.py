@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from workers.engine.attention_metadata import AttentionMetadata, build_attention_metadata, send
-from workers.engine.decode_graphs import DecodeGraphs, Record, feed
+from workers.engine.attention_metadata import AttentionMetadata, StepLayout, build_attention_metadata, send
+from workers.engine.decode_graphs import NO_SLOT, DecodeGraphs, Record, feed
 from workers.engine.device_sampler import DeviceSampler, Draw, DrawnTokens
 from workers.engine.kv_cache import KVCache
 from workers.engine.scheduler import ScheduledBatch
-from workers.engine.step_inputs import Model, Planner, StepInputs
+from workers.engine.step_inputs import NO_SOURCE, Model, Planner, StepInputs
 from workers.request import SamplingParams
 
 
@@ -22,7 +23,7 @@ class DeviceRunner:
     Args:
         planner: makes the works that the model's steps bring along.
         block_size: tokens of a block.
-        max_num_seqs: sequences of a batch at most.
+        max_num_seqs, max_num_batched_tokens: sequences and tokens of a batch at most.
         max_len: tokens of a sequence at most.
         draw, record: as for `DeviceSampler` and `DecodeGraphs`.
     """
@@ -36,6 +37,7 @@ class DeviceRunner:
         eos_token_ids: frozenset[int],
         *,
         max_num_seqs: int,
+        max_num_batched_tokens: int,
         max_len: int,
         draw: Draw,
         record: Record,
@@ -48,6 +50,7 @@ class DeviceRunner:
         self._sampler = DeviceSampler(draw, max_num_seqs, eos_token_ids, self._device)
         width = -(-max_len // block_size)
         with torch.inference_mode():
+            self._run_launches(longest_prompt(min(max_num_batched_tokens, max_len), block_size))
             self._graphs = DecodeGraphs(
                 model, planner, self._kv_cache, self._sampler.drawn, max_num_seqs, width, record
             )
@@ -73,3 +76,11 @@ class DeviceRunner:
         metadata = AttentionMetadata(replace(metadata.step, works=works), metadata.sample_rows)
         token_ids, sources = (send(values, torch.int64, device) for values in (inputs.token_ids, inputs.sources))
         return self._model.forward(feed(token_ids, sources, self._sampler.drawn), metadata, self._kv_cache)
+
+
+def longest_prompt(num_tokens: int, block_size: int) -> StepInputs:
+    """A step of one prompt that writes nothing. It compiles what prompts need, so that no request waits for that."""
+    tables = np.zeros((1, -(-num_tokens // block_size)), dtype=np.int32)
+    positions, no_slots = list(range(num_tokens)), [NO_SLOT] * num_tokens
+    layout = StepLayout(positions, no_slots, tables, [num_tokens], [num_tokens], [num_tokens - 1])
+    return StepInputs([0] * num_tokens, [NO_SOURCE] * num_tokens, layout)

@@ -10,6 +10,7 @@ from workers.engine.attention_metadata import AttentionMetadata, StepLayout, lay
 from workers.engine.scheduler import ScheduledBatch
 
 Works = Mapping[int, Any]
+NO_SOURCE = -1
 
 
 class Planner(Protocol):
@@ -54,5 +55,5 @@ class StepInputs:
             begin = item.sequence.num_computed_tokens
             known = item.fed_from is None
             token_ids += item.sequence.token_ids[begin : begin + item.num_tokens] if known else [0]
-            sources += [-1 if item.fed_from is None else item.fed_from] * item.num_tokens
+            sources += [NO_SOURCE if item.fed_from is None else item.fed_from] * item.num_tokens
         return cls(token_ids, sources, lay_out(batch, block_size))
