@@ -111,7 +111,7 @@ class Prompts:
         hashes = self._prefixes[group] + tuple(self._rng.getrandbits(64) for _ in range(29))
         text = self._texts[group] + "".join(self._rng.choices("abcdefgh ", k=1856))
         name = f"{time.monotonic_ns()}-{self._count}"
-        return TextRequest(name, (0,) * 2000, SamplingParams(), hashes, text)
+        return TextRequest(name, (0,) * 2000, SamplingParams(), hashes, prompt=text)
 
 
 def deploy(name: str, router: RequestRouterConfig) -> serve.handle.DeploymentHandle:
