@@ -1,7 +1,7 @@
-"""The environment that Ray Serve reads when it is imported: which proxy, how fast, and an HAProxy of the cluster's own.
+"""The environment that Ray Serve reads when it is imported: which proxy, how fast, and a cluster's own HAProxy.
 
-Serve 2.60 has its HAProxy switched on by environment variables alone. Their defaults put the files of every cluster of a
-machine into one directory, and statistics and metrics onto fixed ports of every interface.
+Serve 2.60 has its HAProxy switched on by environment variables alone. Their defaults put the files of every cluster of
+a machine into one directory, and statistics and metrics onto fixed ports of every interface.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pathlib import Path
 from cluster.config import ConfigError, HttpSection
 
 LOOPBACK = "127.0.0.1"
-# Serve's RAY_SERVE_THROUGHPUT_OPTIMIZED without what goes with it there: no warnings on the terminal, and ingress replicas
-# that wait 30 s before they stop, whatever the proxy.
+# RAY_SERVE_THROUGHPUT_OPTIMIZED without what goes with it: no warnings on the terminal, and ingress replicas that wait
+# 30 s before they stop, whatever the proxy.
 THROUGHPUT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
@@ -25,8 +25,9 @@ THROUGHPUT = {
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
 }
 # Serve passes "-db -f FILE" and has just written FILE. exec, because Serve waits for the process id that it started.
+# Where its manager is killed, HAProxy must not go on holding the port.
 LAUNCHER = """#!/bin/sh
-sed -i -E 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' "$3" && exec '{binary}' "$@"
+sed -i -E 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' "$3" && exec {keeper}'{binary}' "$@"
 """
 
 
@@ -77,8 +78,11 @@ def variables(http: HttpSection, directory: Path) -> dict[str, str]:
 def write_launcher(directory: Path, stats_port: int, metrics_port: int) -> Path:
     """A command that starts HAProxy with its statistics and metrics on loopback, which Serve offers no setting for."""
     launcher = directory / "haproxy"
+    keeper = "setpriv --pdeathsig KILL " if shutil.which("setpriv") else ""
     launcher.write_text(
-        LAUNCHER.format(stats=stats_port, metrics=metrics_port, loopback=LOOPBACK, binary=haproxy_binary())
+        LAUNCHER.format(
+            stats=stats_port, metrics=metrics_port, loopback=LOOPBACK, keeper=keeper, binary=haproxy_binary()
+        )
     )
     launcher.chmod(0o700)
     return launcher
