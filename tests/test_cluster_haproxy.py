@@ -123,7 +123,7 @@ def test_the_environment_is_as_before_and_the_directory_gone(stand_in: Path) -> 
 
 def test_no_haproxy_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="set http.proxy to serve"), proxy_environment(HTTP):
+    with pytest.raises(ConfigError, match=r"set http\.proxy to serve"), proxy_environment(HTTP):
         pass
 
 
