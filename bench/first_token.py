@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import statistics
 import sys
 import time
@@ -77,13 +76,15 @@ def serving(url: str | None) -> Iterator[str]:
         yield url
         return
     from cluster.config import parse_config
-    from cluster.local import local_cluster
+    from cluster.haproxy import free_ports, proxy_environment
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with local_cluster(parse_config({"http": {"port": port}})):
-        yield f"http://127.0.0.1:{port}/v1"
+    (port,) = free_ports(1)
+    config = parse_config({"http": {"port": port}})
+    with proxy_environment(config.http):
+        from cluster.local import local_cluster
+
+        with local_cluster(config):
+            yield f"http://127.0.0.1:{port}/v1"
 
 
 def main() -> None:

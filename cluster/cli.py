@@ -78,9 +78,13 @@ def run_serve(options: argparse.Namespace) -> None:
     override(values, "model", options.model)
     override(values["http"], "host", options.host)
     override(values["http"], "port", options.port)
-    from cluster.local import serve_until_interrupted  # imports Ray: after the configuration is known to be good
+    config = parse_config(values)
+    from cluster.haproxy import proxy_environment
 
-    serve_until_interrupted(parse_config(values))
+    with proxy_environment(config.http):
+        from cluster.local import serve_until_interrupted  # imports Ray, which reads the environment
+
+        serve_until_interrupted(config)
 
 
 def run_generate(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from workers.weights.model_dir import TINY_MODEL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
+HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # Serve's replicas listen where its proxy does
 
 
 def whole_above_one(num_gpus: float) -> float:
@@ -40,10 +41,11 @@ class Section(BaseModel):
 
 
 class HttpSection(Section):
-    """Where the API listens. Without API keys it should stay on loopback."""
+    """Where the API listens, and what listens there. Without API keys it should stay on loopback."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    proxy: Literal["haproxy", "serve"] = "haproxy"
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
 
@@ -136,6 +138,7 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
         config = ClusterConfig.model_validate(values)
         config.engine.engine_config()
         check_devices(config)
+        check_proxy(config.http)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(item) for item in error.errors())) from error
     except ConfigError:
@@ -155,6 +158,15 @@ def check_devices(config: ClusterConfig) -> None:
             raise ConfigError(f"pools.{name}.num_gpus is {pool.num_gpus:g}, but engine.device is cpu; drop one of them")
         if device == "cuda" and pool.num_gpus == 0:
             raise ConfigError(f"pools.{name}.num_gpus is 0, but engine.device is cuda; take auto to mix CPUs and GPUs")
+
+
+def check_proxy(http: HttpSection) -> None:
+    """Raise ConfigError where HAProxy would listen and not reach the ingress replicas."""
+    if http.proxy == "haproxy" and http.host not in HAPROXY_HOSTS:
+        raise ConfigError(
+            f"http.host is {http.host!r}, but HAProxy reaches the ingress at 127.0.0.1 only; "
+            f"take one of {', '.join(HAPROXY_HOSTS)}, or set http.proxy to serve"
+        )
 
 
 def load_config(path: Path) -> ClusterConfig:

@@ -49,7 +49,11 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
 
 @contextlib.contextmanager
 def local_cluster(config: ClusterConfig) -> Iterator[None]:
-    """A Ray cluster that serves `config` for as long as the context lasts."""
+    """A Ray cluster that serves `config` for as long as the context lasts.
+
+    For it to have the proxy that `config` names, `cluster.haproxy.proxy_environment` must have been entered before this
+    module was imported.
+    """
     say("starting Ray")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     read_model_spec(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts

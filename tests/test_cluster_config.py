@@ -106,3 +106,12 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def test_haproxy_listens_where_it_reaches_the_ingress_and_serve_anywhere() -> None:
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        assert parse_config({"http": {"host": host}}).http.proxy == "haproxy"
+    for host in ("10.1.2.3", "::1", "::"):
+        with pytest.raises(ConfigError, match=r"http\.host is .* set http\.proxy to serve"):
+            parse_config({"http": {"host": host}})
+        assert parse_config({"http": {"host": host, "proxy": "serve"}}).http.host == host

@@ -1,11 +1,6 @@
 """The real application on real Ray, separate pools, spoken to by the official client as a user would."""
 
-import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +9,10 @@ import openai
 import pytest
 
 from bench.first_token import first_token_s
+from tests.server import START_TIMEOUT_S, Server, assert_none_left, listening, living_in, name_of
 from workers.weights.model_dir import TINY_MODEL
 
 pytestmark = pytest.mark.ray
-REPOSITORY = Path(__file__).resolve().parents[1]
-START_TIMEOUT_S = 400
 # Few places in the decode worker, so that requests which are not aborted hold up every other.
 CONFIG = """
 pools: {{prefill: {{replicas: 2}}, decode: {{replicas: 1}}}}
@@ -27,69 +21,15 @@ http: {{port: {port}}}
 """
 
 
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def living_in(directory: Path) -> set[int]:
-    """Processes whose working directory it is: all that a server started there, orphans too."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if link.readlink() == directory:
-                found.add(int(link.parent.name))
-    return found
-
-
-def assert_none_left(directory: Path) -> None:
-    """Within ten seconds."""
-    deadline_s = time.monotonic() + 10
-    while (left := living_in(directory)) and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-    assert not left, f"left running: {left}"
-
-
-class Server:
-    """`raydix serve` in a process of its own, with a HOME and a Ray directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        config = directory / "cluster.yaml"
-        config.write_text(CONFIG.format(port=self.port))
-        self.directory = directory
-        self.log = directory / "serve.log"
-        environment = os.environ | {"HOME": str(directory), "RAY_TMPDIR": str(directory), "PYTHONPATH": str(REPOSITORY)}
-        command = [sys.executable, "-c", "from cluster.cli import main; main()", "serve", "--config", str(config)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, cwd=directory, stdout=log, stderr=log)
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
-
-    def wait_for(self, line: str) -> None:
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while line not in self.log.read_text():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
-                pytest.fail(f"the server did not come up:\n{self.log.read_text()[-4000:]}")
-            time.sleep(0.2)
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=120)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Ray's sockets lie below it, and a socket's path has at most 107 characters.
-    server = Server(tmp_path_factory.mktemp("r"))
+    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
     try:
         server.wait_for("Ctrl-C stops it")
         yield server
     finally:
-        server.interrupt()
-        for pid in living_in(server.directory):
-            os.kill(pid, signal.SIGKILL)
+        server.end()
 
 
 def library_text(name: str, num_characters: int) -> str:
@@ -163,6 +103,19 @@ def test_errors_reach_the_client_as_its_own_exceptions(server: Server) -> None:
         server.client.completions.create(model="tiny", prompt="x", max_tokens=5000)
 
 
+def test_haproxy_and_the_ingress_listen_on_loopback_only(server: Server) -> None:
+    """The API, statistics and metrics; and the ingress replica, which HAProxy speaks to over a port of its own."""
+    named = {pid: name_of(pid) for pid in living_in(server.directory)}
+    haproxy = [listening(pid) for pid, name in named.items() if name == "haproxy"]
+    assert haproxy
+    for addresses in haproxy:
+        assert len(addresses) == 3
+        assert {host for host, _ in addresses} == {"127.0.0.1"}
+    replicas = [listening(pid) for pid, name in named.items() if name.startswith("ray::ServeRepli")]
+    direct = {host for addresses in replicas for host, port in addresses if 30000 <= port <= 31000}
+    assert direct == {"127.0.0.1"}
+
+
 def test_ctrl_c_leaves_no_process_behind(server: Server) -> None:
     """The last test of this file's server: it ends it."""
     assert len(living_in(server.directory)) > 5
@@ -172,7 +125,7 @@ def test_ctrl_c_leaves_no_process_behind(server: Server) -> None:
 
 def test_ctrl_c_while_ray_starts_leaves_no_process_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The moment when Ray's agents run and Ray does not yet know that it is up."""
-    server = Server(tmp_path_factory.mktemp("r"))
+    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
     server.wait_for("starting Ray")
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while len(living_in(server.directory)) < 6 and time.monotonic() < deadline_s:

@@ -1,0 +1,91 @@
+"""`raydix serve` in a process of its own, for tests."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import openai
+import pytest
+
+from cluster.haproxy import free_ports
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 400
+
+
+def living_in(directory: Path) -> set[int]:
+    """Processes whose working directory it is: all that a server started there, orphans too."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if link.readlink() == directory:
+                found.add(int(link.parent.name))
+    return found
+
+
+def assert_none_left(directory: Path) -> None:
+    """Within ten seconds."""
+    deadline_s = time.monotonic() + 10
+    while (left := living_in(directory)) and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    assert not left, f"left running: {left}"
+
+
+def name_of(pid: int) -> str:
+    """At most 15 characters; empty where the process has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """IPv4 addresses and ports that the process accepts TCP connections at."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in inodes:  # LISTEN
+            host, _, port = fields[1].partition(":")
+            found.add((socket.inet_ntoa(int(host, 16).to_bytes(4, sys.byteorder)), int(port, 16)))
+    return found
+
+
+class Server:
+    """`raydix serve` in a process of its own, with a HOME and a Ray directory of its own."""
+
+    def __init__(self, directory: Path, config_text: str) -> None:
+        (self.port,) = free_ports(1)
+        config = directory / "cluster.yaml"
+        config.write_text(config_text.format(port=self.port))
+        self.directory = directory
+        self.log = directory / "serve.log"
+        environment = os.environ | {"HOME": str(directory), "RAY_TMPDIR": str(directory), "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", "from cluster.cli import main; main()", "serve", "--config", str(config)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, cwd=directory, stdout=log, stderr=log)
+        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+
+    def wait_for(self, line: str) -> None:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while line not in self.log.read_text():
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                pytest.fail(f"the server did not come up:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.2)
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=120)
+
+    def end(self) -> None:
+        """However it is."""
+        self.interrupt()
+        for pid in living_in(self.directory):
+            os.kill(pid, signal.SIGKILL)
