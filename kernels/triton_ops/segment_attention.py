@@ -56,26 +56,13 @@ def attend_segments(
         first_position = context_len - query_len + first_row // GROUP
         highest, total, acc = nothing_seen(ROWS, DIMS)
         highest, total, acc = see_keys(
-            queries,
-            highest,
-            total,
-            acc,
-            context_len - query_len + rows // GROUP,
-            k_cache + head * HEAD_DIM,
-            v_cache + head * HEAD_DIM,
+            queries, highest, total, acc, context_len - query_len + rows // GROUP,
+            k_cache + head * HEAD_DIM, v_cache + head * HEAD_DIM,
             block_tables + sequence.to(tl.int64) * table_stride,
             max(segment_start, (first_position - window + 1) // TILE * TILE),
-            min(segment_start + SEGMENT, context_len),
-            context_len,
-            window,
-            scale,
-            KV_HEADS * HEAD_DIM,
-            BLOCK_SIZE,
-            HEAD_DIM,
-            TILE,
-            STAGES,
-            MASKED=True,
-        )
+            min(segment_start + SEGMENT, context_len), context_len, window, scale,
+            KV_HEADS * HEAD_DIM, BLOCK_SIZE, HEAD_DIM, TILE, STAGES, MASKED=True,
+        )  # fmt: skip
         place = (first_partial + tl.arange(0, ROWS)).to(tl.int64) * KV_HEADS + head
         row_exists = rows < query_len * GROUP
         tl.store(partial_sums + place * 2, highest, mask=row_exists)
