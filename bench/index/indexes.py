@@ -4,7 +4,10 @@
 hashes of blocks. `insert` and `match` are timed; a match returns the deepest number of blocks that some worker holds.
 """
 
+import json
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import count
 from typing import Any, Protocol
 
 import pygtrie
@@ -109,9 +112,39 @@ class Coarse(Walk):
         return depth
 
 
+class Dynamo:
+    """Dynamo's tree in Rust (PyPI: ai-dynamo-runtime), given its own hashes and events, which are JSON in Python."""
+
+    def __init__(self, block_size: int) -> None:
+        from dynamo._core import RadixTree, compute_block_hash_for_seq
+
+        self._block_size = block_size
+        self._hash_tokens = compute_block_hash_for_seq
+        self._hasher = new_hasher(block_size)
+        self._tree = RadixTree()
+        self._event_ids = count()
+
+    def prepare(self, prompt: Tokens) -> tuple[list[int], bytes]:
+        """Hashes of each block's tokens, which a match takes, and an event that stores the blocks."""
+        local = self._hash_tokens(prompt.tolist(), self._block_size)
+        chained, _ = self._hasher.hash_blocks(prompt.tobytes())
+        blocks = [{"block_hash": block, "tokens_hash": tokens} for block, tokens in zip(chained, local, strict=True)]
+        stored = {"stored": {"parent_hash": None, "blocks": blocks}}
+        return local, json.dumps({"event_id": next(self._event_ids), "data": stored}).encode()
+
+    def insert(self, key: tuple[list[int], bytes], worker: int) -> None:
+        self._tree.apply_event(worker, key[1])
+
+    def match(self, key: tuple[list[int], bytes]) -> int:
+        depths: dict[Any, int] = self._tree.find_matches(key[0]).scores
+        return max(depths.values(), default=0)
+
+
 INDEXES: dict[str, Callable[[int], Index]] = {
     "raydix": Raydix,
     "raydix with hashing": RaydixWithHashing,
     "pygtrie, every block": Walk,
     "pygtrie, coarse": Coarse,
 }
+if find_spec("dynamo"):
+    INDEXES["Dynamo"] = Dynamo
