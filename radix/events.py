@@ -1,10 +1,10 @@
-"""What a worker tells the routers about its prefix cache: runs stored, runs removed."""
+"""What a worker tells the routers about its prefix cache: runs stored, runs removed, all gone."""
 
 from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-STORED, REMOVED = 0, 1
+STORED, REMOVED, CLEARED = 0, 1, 2
 HASH_LIMIT, HASH_BYTES = 2**64, 8
 ANCHOR_STEP = 16  # events begin at a block this many deep, or a multiple: an index looks up only these
 
@@ -40,27 +40,42 @@ class BlocksRemoved(NamedTuple):
     num_kept: int
 
 
-CacheEvent = BlocksStored | BlocksRemoved
+class NamespaceCleared(NamedTuple):
+    """The worker holds nothing of a namespace any more; `root` is its root hash."""
+
+    root: int
+
+
+CacheEvent = BlocksStored | BlocksRemoved | NamespaceCleared
 
 
 def to_op(event: CacheEvent) -> list[object]:
-    """As msgpack takes it: `[kind, anchor, depth, hashes as little-endian uint64, num_kept]`."""
+    """As msgpack takes it: `[kind, anchor, depth, hashes as little-endian uint64, num_kept]`, or `[kind, root]`."""
+    if isinstance(event, NamespaceCleared):
+        return [CLEARED, event.root]
     kind = STORED if isinstance(event, BlocksStored) else REMOVED
     return [kind, event.anchor, event.depth, array("Q", event.hashes).tobytes(), event.num_kept]
 
 
 def from_op(op: Any) -> CacheEvent:
     """The event. Raises ValueError or TypeError for anything else than an operation."""
+    if len(op) == 2 and op[0] == CLEARED:
+        return NamespaceCleared(block_hash(op[1]))
     kind, anchor, depth, packed, num_kept = op
     if type(packed) is not bytes or not packed or len(packed) % HASH_BYTES:
         raise ValueError("an operation names something that is no run of block hashes")
-    if type(anchor) is not int or not 0 <= anchor < HASH_LIMIT:
-        raise ValueError(f"an operation begins at {anchor!r}, which is no block hash")
     if type(depth) is not int or depth < 0 or depth % ANCHOR_STEP:
         raise ValueError(f"an operation begins {depth!r} blocks deep, which is no multiple of {ANCHOR_STEP}")
     hashes = array("Q", packed)
     if kind == STORED and num_kept == len(hashes):
-        return BlocksStored(anchor, depth, hashes)
+        return BlocksStored(block_hash(anchor), depth, hashes)
     if kind == REMOVED and type(num_kept) is int and 0 <= num_kept < len(hashes):
-        return BlocksRemoved(anchor, depth, hashes, num_kept)
+        return BlocksRemoved(block_hash(anchor), depth, hashes, num_kept)
     raise ValueError(f"unknown operation {kind!r} that keeps {num_kept!r} of {len(hashes)} blocks")
+
+
+def block_hash(value: Any) -> int:
+    """The value, if it can be a hash. Raises ValueError for any other."""
+    if type(value) is not int or not 0 <= value < HASH_LIMIT:
+        raise ValueError(f"an operation names {value!r}, which is no block hash")
+    return value

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radix.block_hash import TOKEN_BYTES
-from radix.events import ANCHOR_STEP, BlocksRemoved, BlocksStored, CacheEvent
+from radix.events import ANCHOR_STEP, BlocksRemoved, BlocksStored, CacheEvent, NamespaceCleared
 from radix.tree import RadixNode, RadixTree
 
 
@@ -123,6 +123,14 @@ class PrefixCache:
             self._tree.remove(leaf)
             freed += leaf.value.block_ids
         self.num_idle_blocks -= len(freed)
+        return freed
+
+    def clear(self) -> list[int]:
+        """Drop all unpinned blocks and return their ids. Where that leaves nothing, one event says so."""
+        num_before = len(self._events)
+        freed = self.evict(self.num_idle_blocks)
+        if freed and not self._tree.root.children:
+            self._events[num_before:] = [NamespaceCleared(self._root_hash)]
         return freed
 
     def take_events(self) -> list[CacheEvent]:

@@ -7,7 +7,7 @@ looks into its own cache.
 from array import array
 from collections.abc import Sequence
 
-from radix.events import BlocksRemoved, CacheEvent
+from radix.events import BlocksRemoved, BlocksStored, CacheEvent, NamespaceCleared
 from radix.holder_tree import Holders, HolderTree, Node, anchors_in
 from radix.tree import common_length
 from radix.worker_bits import WorkerBits
@@ -103,6 +103,10 @@ class PrefixIndex:
         Raises UnknownBlockError where the worker is not known to hold the event's anchor, and changes nothing.
         """
         bit = self._workers.assign(worker)
+        if isinstance(event, NamespaceCleared):
+            for top in self._tops(event.root):
+                self._clear(bit, top)
+            return
         start, above = self._tree.root, None
         if event.depth:
             node = self._anchored(bit, event)
@@ -127,8 +131,7 @@ class PrefixIndex:
 
     def drop_namespace(self, root: int) -> None:
         """Forget a namespace: a model, an adapter, a tenant."""
-        for first in [first for first, namespace in self._namespace_of.items() if namespace == root]:
-            top = self._tree.root.children[first]
+        for top in self._tops(root):
             for node in reversed([top, *self._tree.nodes(top)]):
                 self._forget(node)
 
@@ -150,7 +153,11 @@ class PrefixIndex:
         if self.num_bytes > self._max_bytes:
             raise AssertionError(f"the index takes {self.num_bytes} bytes of {self._max_bytes}")
 
-    def _anchored(self, bit: Holders, event: CacheEvent) -> Node | None:
+    def _tops(self, root: int) -> list[Node]:
+        """The first runs of a namespace."""
+        return [self._tree.root.children[first] for first, namespace in self._namespace_of.items() if namespace == root]
+
+    def _anchored(self, bit: Holders, event: BlocksStored | BlocksRemoved) -> Node | None:
         """The node that holds the event's anchor; None where the event is to be ignored."""
         node = self._tree.anchors.get(event.anchor)
         if node is not None and node.value & bit and node.depth < event.depth <= node.end:

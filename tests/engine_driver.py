@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from radix.events import BlocksRemoved, BlocksStored
+from radix.events import BlocksRemoved, BlocksStored, NamespaceCleared
 from tests.helpers import num_leaked_blocks, request_of
 from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
 from tests.witness_runner import VOCAB_SIZE
@@ -140,6 +140,8 @@ class EngineDriver:
             self.seen["evictions"] += isinstance(event, BlocksRemoved)
             if isinstance(event, BlocksStored):
                 self.followed.update(parents_of(event))
+            elif isinstance(event, NamespaceCleared):
+                self.followed.clear()
             else:
                 for block_hash in event.hashes[event.num_kept :]:
                     del self.followed[block_hash]

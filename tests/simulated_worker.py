@@ -50,7 +50,8 @@ class Worker:
     def work(self) -> None:
         """One step: a few changes, and the batch that tells of them."""
         for _ in range(self.rng.randint(1, 4)):
-            self.rng.choice((self.admit, self.admit, self.release, self.evict))()
+            actions = (self.admit, self.admit, self.release, self.evict)
+            self.rng.choices((*actions, self.clear), cum_weights=(10, 20, 30, 40, 41))[0]()
         events = self.cache.take_events()
         if events:
             sequence = self.stream.last_sequence + 1
@@ -83,6 +84,11 @@ class Worker:
 
     def evict(self) -> None:
         self.cache.evict(self.rng.randint(1, 30))
+
+    def clear(self) -> None:
+        while self.leases and self.rng.random() < 0.9:
+            self.release()
+        self.cache.clear()
 
     def snapshot(self) -> list[EventBatch]:
         held: Iterable[BlocksStored] = self.cache.snapshot()

@@ -9,19 +9,23 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from radix.event_batch import EventBatch, Subscription, read_batches
-from radix.events import ANCHOR_STEP, BlocksRemoved, BlocksStored, CacheEvent
+from radix.events import ANCHOR_STEP, BlocksRemoved, BlocksStored, CacheEvent, NamespaceCleared
 
 RUN = bytes(16)  # two hashes
 
 block_hashes = st.integers(0, 2**64 - 1)
 depths = st.integers(0, 2**20).map(lambda anchor: anchor * ANCHOR_STEP)
 runs = st.lists(block_hashes, min_size=1, max_size=5).map(lambda run: array("Q", run))
-events = st.builds(BlocksStored, block_hashes, depths, runs) | st.builds(
-    lambda anchor, depth, run, kept: BlocksRemoved(anchor, depth, run, kept % len(run)),
-    block_hashes,
-    depths,
-    runs,
-    st.integers(0, 9),
+events = (
+    st.builds(BlocksStored, block_hashes, depths, runs)
+    | st.builds(NamespaceCleared, block_hashes)
+    | st.builds(
+        lambda anchor, depth, run, kept: BlocksRemoved(anchor, depth, run, kept % len(run)),
+        block_hashes,
+        depths,
+        runs,
+        st.integers(0, 9),
+    )
 )
 sequences = st.integers(0, 2**63)
 times = st.floats(allow_nan=False, allow_infinity=False)
@@ -49,6 +53,10 @@ def assert_well_typed(batch: EventBatch) -> None:
     assert math.isfinite(batch.sent_s)
     assert 0 <= batch.part < max(1, batch.num_parts)
     for event in batch.events:
+        if isinstance(event, NamespaceCleared):
+            assert isinstance(event.root, int)
+            assert 0 <= event.root < 2**64
+            continue
         blocks = [*event.hashes, event.anchor]
         assert all(isinstance(block, int) and 0 <= block < 2**64 for block in blocks)
         assert isinstance(event.depth, int)
@@ -85,9 +93,9 @@ def test_what_is_stored_is_kept() -> None:
 
 
 def test_the_format_is_pinned() -> None:
-    events: list[CacheEvent] = [BlocksStored(1, 0, [2, 3]), BlocksRemoved(1, 16, [2**64 - 2], 0)]
+    events: list[CacheEvent] = [BlocksStored(1, 0, [2, 3]), BlocksRemoved(1, 16, [2**64 - 2], 0), NamespaceCleared(5)]
     hashes = bytes.fromhex("0200000000000000 0300000000000000"), bytes.fromhex("feffffffffffffff")
-    fields = ["life", 7, 1.5, [[0, 1, 0, hashes[0], 2], [1, 1, 16, hashes[1], 0]]]
+    fields = ["life", 7, 1.5, [[0, 1, 0, hashes[0], 2], [1, 1, 16, hashes[1], 0], [2, 5]]]
     assert msgpack.unpackb(EventBatch("life", 7, 1.5, events).to_bytes()) == fields
     assert msgpack.unpackb(EventBatch("life", 7, 1.5, events, 2, 5).to_bytes()) == [*fields, 2, 5]
     assert msgpack.unpackb(Subscription("life", 7).to_bytes()) == ["life", 7]
@@ -190,6 +198,10 @@ def test_random_bytes_are_a_subscription_or_refused_with_a_value_error(data: byt
         [1, 1, 0, RUN, None],
         [1, 1, 0, RUN, False],
         [2, 1, 0, RUN, 0],
+        [2, -1],
+        [2, 2**64 - 1, 0],
+        [2, True],
+        [1, 1],
     ],
 )
 def test_an_operation_that_the_index_could_not_apply_is_refused(operation: object) -> None:

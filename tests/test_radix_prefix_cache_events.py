@@ -3,7 +3,7 @@
 from array import array
 
 from radix.block_hash import BlockHasher, token_bytes
-from radix.events import BlocksRemoved, BlocksStored
+from radix.events import BlocksRemoved, BlocksStored, NamespaceCleared
 from radix.prefix_cache import Lease, PrefixCache
 
 HASHER = BlockHasher("test", b"secret", 1, vocab_size=100)
@@ -54,3 +54,25 @@ def test_a_branch_is_told_from_an_anchor_in_the_run_above() -> None:
     assert whole == BlocksStored(ROOT, 0, hashes[:37])
     other = BlocksStored(hashes[31], 32, hashes_of(STEM)[32:])
     assert branches in ([event, other], [other, event])
+
+
+def test_a_cache_that_is_cleared_says_so_once() -> None:
+    cache = PrefixCache(1, ROOT)
+    for path in (STEM, BRANCH):
+        cache.release(extend(cache, cache.root, path, 0))
+    held = sorted(cache.held_block_ids())
+    num_before = len(cache.take_events())
+    assert num_before == 2
+    assert sorted(cache.clear()) == held
+    assert cache.take_events() == [NamespaceCleared(ROOT)]
+    assert (cache.clear(), cache.take_events()) == ([], [])
+
+
+def test_what_is_in_use_outlives_a_clearing_and_the_rest_is_told_block_by_block() -> None:
+    cache, hashes = PrefixCache(1, ROOT), hashes_of(STEM)
+    cache.release(extend(cache, cache.root, STEM, 0))
+    lease = cache.acquire(cache.match(hashes[:20], token_bytes(STEM[:20])))
+    cache.take_events()
+    assert len(cache.clear()) == len(STEM) - 20
+    assert cache.take_events() == [BlocksRemoved(hashes[15], 16, hashes[16:], 4)]
+    cache.check_integrity([lease])

@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from radix.events import BlocksRemoved, BlocksStored, CacheEvent
+from radix.events import BlocksRemoved, BlocksStored, CacheEvent, NamespaceCleared
 from radix.holder_tree import NODE_BYTES
 from radix.prefix_index import PrefixIndex, UnknownBlockError
 
@@ -99,7 +99,7 @@ UNKNOWN = [BlocksStored(77, 16, [78]), BlocksRemoved(77, 16, [78], 0), BlocksSto
 
 
 @pytest.mark.parametrize("event", UNKNOWN)
-def test_an_event_on_an_unknown_anchor_is_refused_and_changes_nothing(event: CacheEvent) -> None:
+def test_an_event_on_an_unknown_anchor_is_refused_and_changes_nothing(event: BlocksStored | BlocksRemoved) -> None:
     index = index_of(a=[(1, 2)])
     index.insert("a", LONG)
     before = runs(index)
@@ -216,3 +216,13 @@ def test_an_index_without_any_room_stays_empty() -> None:
     index.insert("a", LONG)
     index.check_integrity()
     assert (index.match(LONG), index.num_blocks, index.num_dropped_blocks) == ({}, 0, 20)
+
+
+def test_a_worker_that_has_cleared_a_namespace_holds_only_the_others() -> None:
+    index = index_of(a=[(1, 2), (3,)], b=[(1,)])
+    index.apply("a", BlocksStored(999, 0, [700, 701]))
+    index.apply("a", NamespaceCleared(ROOT))
+    index.apply("a", NamespaceCleared(ROOT))
+    index.apply("c", NamespaceCleared(12345))
+    index.check_integrity()
+    assert (index.blocks_of("a"), index.blocks_of("b")) == ({700, 701}, set(chain((1,))))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from radix.events import BlocksRemoved, BlocksStored, CacheEvent
+from radix.events import BlocksRemoved, BlocksStored
 from radix.prefix_index import PrefixIndex, UnknownBlockError
 
 Path = tuple[int, ...]  # a namespace, then a name for each block
@@ -106,7 +106,7 @@ class Cluster:
             anchor = hashes[begin - 1] if begin else ROOTS[path[0]]
             self.report(worker, BlocksRemoved(anchor, begin, hashes[begin:], keep - 1 - begin), path)
 
-    def report(self, worker: str, event: CacheEvent, path: Path) -> None:
+    def report(self, worker: str, event: BlocksStored | BlocksRemoved, path: Path) -> None:
         """Let the index and the model know of an event, once or twice."""
         is_placed = event.depth <= self.depth(worker, path[: event.depth + 1])
         for _ in range(self.rng.choice((1, 1, 2))):

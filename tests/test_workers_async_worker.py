@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from radix.events import BlocksStored, CacheEvent
+from radix.events import BlocksStored, CacheEvent, NamespaceCleared
 from tests.driven import Driven, requests, run
 from tests.helpers import num_leaked_blocks, request_of
 from tests.witness import expected_tokens
@@ -107,6 +107,8 @@ def replay(events: Sequence[CacheEvent]) -> set[int]:
         if isinstance(event, BlocksStored):
             assert event.hashes[-1] not in held
             held.update(event.hashes)
+        elif isinstance(event, NamespaceCleared):
+            held.clear()
         else:
             assert held.issuperset(event.hashes)
             held.difference_update(event.hashes[event.num_kept :])

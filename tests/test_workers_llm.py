@@ -274,3 +274,14 @@ def test_the_progress_bar_counts_prompts_and_tokens_a_second(llm: LLM, capsys: p
 def test_options_reach_the_engine() -> None:
     llm = LLM(TINY_MODEL, block_size=32, memory_bytes=2**20, dtype="float32", quantization="none")
     assert llm.engine.kv.pool.num_blocks == 2**20 // (32 * 2 * 6 * 2 * 64 * 4)
+
+
+def test_a_cleared_prefix_cache_has_nothing_of_earlier_prompts(llm: LLM) -> None:
+    once = SamplingParams(max_tokens=1)
+    prompt = "def cleared(prefix, cache):\n    return prefix\n" * 4
+    llm.generate(prompt, once, use_tqdm=False)
+    (again,) = llm.generate(prompt, once, use_tqdm=False)
+    llm.reset_prefix_cache()
+    (cleared,) = llm.generate(prompt, once, use_tqdm=False)
+    assert (again.num_cached_tokens > 0, cleared.num_cached_tokens) == (True, 0)
+    assert cleared.outputs[0].token_ids == again.outputs[0].token_ids

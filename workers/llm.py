@@ -82,6 +82,11 @@ class LLM:
         with closing(self._outputs([job])) as outputs:
             yield from (text for _, text in outputs if text)
 
+    def reset_prefix_cache(self) -> None:
+        """Forget what is cached of earlier prompts."""
+        self.engine.reset_prefix_cache()
+        self.engine.take_events()  # nobody follows this cache
+
     def _jobs(self, prompts: Sequence[Any], sampling_params: Sampling, read: Reader) -> list[GenerationJob]:
         if not isinstance(prompts, list | tuple):
             raise RequestError(f"prompts are {type(prompts).__name__}; give one prompt or a list of them")

@@ -136,6 +136,10 @@ class Engine:
         """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
         return self.kv.cache.take_events()
 
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached blocks but those that requests use."""
+        self.kv.pool.free(self.kv.cache.clear())
+
     def load(self) -> WorkerLoad:
         """What it has to do and room for; the cache is asked for each waiting prompt, so not for every step."""
         waiting = sum(self.kv.num_tokens_to_compute(sequence) for sequence in self._scheduler.waiting)
