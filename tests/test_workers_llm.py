@@ -277,7 +277,7 @@ def test_options_reach_the_engine() -> None:
 
 
 def test_a_cleared_prefix_cache_has_nothing_of_earlier_prompts(llm: LLM) -> None:
-    once = SamplingParams(max_tokens=1)
+    once = SamplingParams(max_tokens=1, temperature=0)
     prompt = "def cleared(prefix, cache):\n    return prefix\n" * 4
     llm.generate(prompt, once, use_tqdm=False)
     (again,) = llm.generate(prompt, once, use_tqdm=False)
