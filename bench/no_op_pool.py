@@ -10,6 +10,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from cluster.event_relay import EventPublisher
 from cluster.request_router import EVENTS_STAT, RadixRequestRouter
+from cluster.worker_server import WorkerServer
 from radix.event_batch import EventBatch
 from radix.events import BlocksStored, CacheEvent
 from radix.prefix_cache import PrefixCache
@@ -63,8 +64,9 @@ class NoOpWorker:
         self._cache = PrefixCache(BLOCK_SIZE, ROOT)
         self._num_blocks = 0
         self._log = EventLog(self)
-        self._publisher = EventPublisher(TOKEN, LOOPBACK)
-        self._endpoint = await self._publisher.start(self._log.epoch, self._snapshot)
+        server = WorkerServer(TOKEN, LOOPBACK)
+        self._publisher = EventPublisher(server, self._log.epoch, self._snapshot)
+        self._endpoint = await server.start()
 
     def take_events(self) -> list[CacheEvent]:
         return self._cache.take_events()

@@ -3,6 +3,7 @@
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from cluster.admission import Admission, AdmissionMiddleware
 from cluster.answers import Json
 from cluster.errors import install_handlers
 from cluster.frontend import Frontend
@@ -11,9 +12,10 @@ from cluster.protocol import ChatBody, CompletionBody
 SESSION_HEADER = "x-session-id"
 
 
-def build_api(frontend: Frontend, *, debug_route: bool = False) -> FastAPI:
+def build_api(frontend: Frontend, admission: Admission, *, debug_route: bool = False) -> FastAPI:
     """The OpenAI API over one front door, and `/debug/route` where it is asked for."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
+    api.add_middleware(AdmissionMiddleware, admission=admission)
     install_handlers(api)
 
     @api.get("/healthz")

@@ -1,4 +1,4 @@
-"""The whole Serve graph on one page: ingress -> prefill pool -> decode pool."""
+"""The whole Serve graph on one page: ingress -> prefill pool -> decode pool, or one pool for both."""
 
 import secrets
 from dataclasses import replace
@@ -7,12 +7,12 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from cluster.config import ClusterConfig, parse_config
+from cluster.config import ClusterConfig, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
 from cluster.ingress import IngressReplica
 from cluster.placement import Placement, cluster_gpus, place
-from cluster.request_router import PoolName, RadixRequestRouter
+from cluster.request_router import RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
 from workers.engine.build import kv_namespace, max_sequence_len
@@ -20,14 +20,19 @@ from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
 
 ROUTING_STATS_PERIOD_S = 1.0
+ROOM_TO_REFUSE = 1024  # requests that a front door may be busy refusing, or answering without a worker
+# Serve replaces a replica that failed three checks in a row, or whose process has gone: after some 7 s and 1 s. No
+# request waits for that (cluster/journey.py).
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 1.0, 2.0
+DRAIN_LOOP_S = 0.2
 
 
-def build_app(config: ClusterConfig, gpus: float, events_host: str | None = None) -> serve.Application:
+def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None) -> serve.Application:
     """Bind the deployments.
 
     Args:
         gpus: how many the Ray cluster has (`cluster.placement.cluster_gpus`).
-        events_host: address that workers publish cache events on; None for each node's own.
+        worker_host: address that the workers' own ports listen on; None for each node's own.
 
     Raises:
         ModelError: the model cannot be served.
@@ -38,18 +43,28 @@ def build_app(config: ClusterConfig, gpus: float, events_host: str | None = None
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
     namespace = kv_namespace(model_dir, engine.weights, block_size)
-    settings = WorkerSettings(config.model, engine, secret, token, events_host)
+    settings = WorkerSettings(config.model, engine, secret, token, worker_host, config.pools.step_timeout_s)
     routing = {"root": root_hash(namespace, secret), "block_size": block_size, "token": token}
-    at_prefill, at_decode = (place(config, pool, gpus) for pool in config.pools.both)
-    prefill = bind_pool(PrefillReplica, "prefill", at_prefill, routing, settings)
-    decode = bind_pool(DecodeReplica, "decode", at_decode, routing, settings)
-    longest = min(max_sequence_len(spec, at.engine) for at in (at_prefill, at_decode))
-    front = FrontendSettings(config.model, config.model_name, longest, spec.vocab_size, block_size, namespace, secret)
-    return bind_ingress(config, front, prefill, decode)
+    places = {name: place(config, pool, gpus) for name, pool in config.pools.by_name.items()}
+    pools = {name: bind_pool(name, at, routing, settings, config.pools.drain_timeout_s) for name, at in places.items()}
+    longest = min(max_sequence_len(spec, at.engine) for at in places.values())
+    front = FrontendSettings(
+        config.model,
+        config.model_name,
+        longest,
+        spec.vocab_size,
+        block_size,
+        namespace,
+        secret,
+        token,
+        config.http.request_timeout_s,
+        config.pools.local_prefill_tokens,
+    )
+    return bind_ingress(config, front, pools)
 
 
 def bind_pool(
-    replica: type, name: PoolName, at: Placement, routing: dict[str, Any], settings: WorkerSettings
+    name: PoolName, at: Placement, routing: dict[str, Any], settings: WorkerSettings, drain_timeout_s: float
 ) -> serve.Application:
     """A pool of workers, routed to by our router."""
     router = RequestRouterConfig(
@@ -58,29 +73,36 @@ def bind_pool(
         request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
     )
     deployment = serve.deployment(
-        replica,
+        PrefillReplica if name == "prefill" else DecodeReplica,
         name=name,
         num_replicas=at.pool.replicas,
         max_ongoing_requests=at.pool.max_ongoing_requests,
         ray_actor_options={"num_cpus": at.pool.num_cpus, "num_gpus": at.num_gpus},
         request_router_config=router,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
+        graceful_shutdown_timeout_s=drain_timeout_s,
     )
     return deployment.bind(replace(settings, engine=at.engine))
 
 
 def bind_ingress(
-    config: ClusterConfig, front: FrontendSettings, prefill: serve.Application, decode: serve.Application
+    config: ClusterConfig, front: FrontendSettings, pools: dict[PoolName, serve.Application]
 ) -> serve.Application:
-    """The front doors, which hold a handle to each pool."""
+    """The front doors, which hold a handle to each pool.
+
+    Each refuses what is too much itself (`cluster.admission`), so Serve must let it through: Serve's own refusal is a
+    line of text, and what it queues has been promised nothing.
+    """
     deployment = serve.deployment(
         IngressReplica,
         name="ingress",
         num_replicas=config.ingress.replicas,
-        max_ongoing_requests=config.ingress.max_ongoing_requests,
-        max_queued_requests=config.ingress.max_queued_requests,
+        max_ongoing_requests=config.ingress.max_ongoing_requests + ROOM_TO_REFUSE,
         ray_actor_options={"num_cpus": 0},
     )
-    return deployment.bind(front, prefill, decode, config.ingress.debug_route)
+    return deployment.bind(front, pools, config.ingress)
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

@@ -2,17 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from router.policies import PolicyName
+from workers.async_worker import STEP_TIMEOUT_S
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.weights.model_dir import TINY_MODEL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PoolName = Literal["prefill", "decode", "unified"]
 HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # Serve's replicas listen where its proxy does
 
 
@@ -92,19 +95,39 @@ class PoolSection(Section):
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: GpuCount | None = None
     policy: PolicyName = "prefix"
-    max_ongoing_requests: Count = 64
+    max_ongoing_requests: Count = 1024
 
 
 class PoolsSection(Section):
-    """The prefill pool and the decode pool."""
+    """A prefill pool and a decode pool, or one pool, `unified`, whose workers do both.
+
+    Attributes:
+        local_prefill_tokens: a prompt of which a decode worker has to compute at most so many tokens skips the prefill
+            pool (docs/pools.md has what it is worth).
+        step_timeout_s: after so long a step of a worker's engine counts as hung.
+        drain_timeout_s: a worker that is to stop finishes what it has for so long; what is left goes on elsewhere.
+    """
 
     prefill: PoolSection = PoolSection()
     decode: PoolSection = PoolSection()
+    unified: PoolSection | None = None
+    local_prefill_tokens: Annotated[int, Field(ge=0)] = 64
+    step_timeout_s: Seconds = STEP_TIMEOUT_S
+    drain_timeout_s: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def check_unified(self) -> Self:
+        """One pool or two."""
+        if self.unified is not None and self.model_fields_set & {"prefill", "decode", "local_prefill_tokens"}:
+            raise ValueError("unified stands alone: leave prefill, decode and local_prefill_tokens out, or unified")
+        return self
 
     @property
-    def both(self) -> tuple[PoolSection, PoolSection]:
-        """Prefill, then decode."""
-        return self.prefill, self.decode
+    def by_name(self) -> dict[PoolName, PoolSection]:
+        """The pools that there are."""
+        if self.unified is not None:
+            return {"unified": self.unified}
+        return {"prefill": self.prefill, "decode": self.decode}
 
 
 class IngressSection(Section):
@@ -112,7 +135,6 @@ class IngressSection(Section):
 
     replicas: Count = 1
     max_ongoing_requests: Count = 256
-    max_queued_requests: Count = 256
     debug_route: bool = False
 
 
@@ -151,7 +173,7 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
 def check_devices(config: ClusterConfig) -> None:
     """Raise ConfigError where a pool's num_gpus contradicts the device."""
     device = config.engine.device
-    for name, pool in (("prefill", config.pools.prefill), ("decode", config.pools.decode)):
+    for name, pool in config.pools.by_name.items():
         if pool.num_gpus is None:
             continue
         if device == "cpu" and pool.num_gpus > 0:

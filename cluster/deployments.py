@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from cluster.kv_transfer import WorkerClient, serve_kv
 from cluster.worker_host import WorkerHost, WorkerSettings, load_engine
 from workers.pools.decode_worker import DecodeWorker
-from workers.pools.kv_handoff import KVHandoff
+from workers.pools.handoff_shelf import HandoffShelf
+from workers.pools.kv_handoff import Prefilled
 from workers.pools.prefill_worker import PrefillWorker
-from workers.request import GenerationRequest, RequestOutput
+from workers.pools.services import DecodeService, PrefillService
+from workers.request import Beat, GenerationRequest, RequestOutput
 
 
 class PoolReplica:
@@ -29,31 +32,40 @@ class PrefillReplica(PoolReplica):
     """One prefill worker."""
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
-        self._worker = PrefillWorker(load_engine(settings))
-        self._host = WorkerHost(self._worker, settings)
-        await self._host.start()
+        worker = PrefillWorker(load_engine(settings))
+        self._host = WorkerHost(worker, settings)
+        shelf = HandoffShelf(self._host.worker.epoch)
+        serve_kv(self._host.server, shelf)
+        self._service = PrefillService(worker, self._host.worker, shelf, self._host.server)
+        self._host.on_abort(self._service.abort)
+        await self._host.server.start()
 
-    async def prefill(self, request: GenerationRequest) -> KVHandoff:
-        """Compute a prompt. Unary, so that its unawaited response can be passed to the decode pool by reference."""
-        async with aclosing(
-            self._host.worker.outputs(request.request_id, lambda: self._worker.add_request(request))
-        ) as outputs:
-            return await anext(outputs)
+    async def prefill(self, request: GenerationRequest) -> AsyncIterator[Beat | Prefilled]:
+        """Compute a prompt: signs of life, then the outcome. Its KV waits here for a decode worker to fetch it."""
+        async with aclosing(self._service.prefill(request)) as items:
+            async for item in items:
+                yield item
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when the last request has been answered: some of their KV may not have been fetched yet."""
+        await self._service.drained()
 
 
 class DecodeReplica(PoolReplica):
     """One decode worker."""
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
-        self._worker = DecodeWorker(load_engine(settings))
-        self._host = WorkerHost(self._worker, settings)
-        await self._host.start()
+        worker = DecodeWorker(load_engine(settings))
+        self._host = WorkerHost(worker, settings)
+        client = WorkerClient(settings.token)
+        self._service = DecodeService(worker, self._host.worker, client.fetch, self._host.server)
+        self._host.on_abort(self._service.abort)
+        await self._host.server.start()
 
-    async def decode(self, request: GenerationRequest, handoff: KVHandoff) -> AsyncIterator[RequestOutput]:
+    async def decode(
+        self, request: GenerationRequest, prefilled: Prefilled | None
+    ) -> AsyncIterator[Beat | RequestOutput]:
         """Stream a completion. A caller that goes away closes the stream, which aborts the request."""
-        add = lambda: self._worker.add_request(request, handoff)  # noqa: E731
-        async with aclosing(self._host.worker.outputs(request.request_id, add)) as outputs:
-            async for output in outputs:
-                yield output
-                if output.finish_reason is not None:
-                    return
+        async with aclosing(self._service.decode(request, prefilled)) as items:
+            async for item in items:
+                yield item

@@ -9,7 +9,10 @@ from fastapi.responses import JSONResponse
 from ray.serve.exceptions import BackPressureError
 from starlette.exceptions import HTTPException
 
+from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from workers.request import RequestError
+
+KINDS = {429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -18,23 +21,33 @@ class ApiError(Exception):
     Attributes:
         param: the field at fault, where there is one.
         code: a stable word for programs.
+        retry_after_s: when to come again, where that is worth trying.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.code = code
+        self.retry_after_s = 1 if status == 503 and retry_after_s is None else retry_after_s
 
     def body(self) -> dict[str, object]:
         """The error object of the API."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The same as an HTTP response."""
-        headers = {"Retry-After": "1"} if self.status == 503 else None
+        headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         return JSONResponse(self.body(), self.status, headers)
 
 
@@ -44,8 +57,13 @@ def from_exception(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestError):
         return ApiError(400, error.args[0] if error.args else "the request is invalid", code="invalid_value")
-    if isinstance(error, BackPressureError):
-        return ApiError(503, "the server is at its limit of waiting requests; try again", code="overloaded")
+    if isinstance(error, BackPressureError | NoWorkerError):
+        return ApiError(503, "no worker can take the request now; try again", code="overloaded")
+    if isinstance(error, TimeIsOverError):
+        return ApiError(504, "the request took longer than this server allows", code="deadline_exceeded")
+    if isinstance(error, QuarantinedError):
+        message = "two workers failed while they had this request; it is not tried again"
+        return ApiError(500, message, code="request_quarantined")
     return ApiError(500, "the server failed on this request; its log has the reason", code="internal_error")
 
 

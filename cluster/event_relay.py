@@ -2,13 +2,13 @@
 index, is decided by `radix/event_stream.py` and `radix/event_receiver.py`; here are the sockets and the clocks."""
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import grpc
 
+from cluster.worker_server import CHANNEL_OPTIONS, Context, WorkerServer, metadata_for
 from radix.event_batch import EventBatch, Subscription, read_batches
 from radix.event_receiver import EventReceiver
 from radix.event_stream import HEARTBEAT_S, RING_BYTES, EventStream, still_here
@@ -16,51 +16,28 @@ from radix.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
 
-SERVICE, METHOD = "raydix.CacheEvents", "Subscribe"
-TOKEN_KEY = "raydix-token"
+SUBSCRIBE = "/raydix.CacheEvents/Subscribe"
 LINGER_S = 0.005
 RETRY_S = 0.2
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 Snapshot = Callable[[], Awaitable[list[EventBatch]]]
 
 
 class EventPublisher:
-    """The worker's end. Only subscribers that know the cluster's token are served. Runs on one event loop.
+    """The worker's end. Runs on one event loop.
 
     Args:
-        token: shared by all of the cluster.
-        host: address to listen on; the port is chosen by the system.
+        server: where subscribers come; it may not have started yet.
+        epoch: names this life of the worker, as its batches do.
+        snapshot: gives all that the worker holds, in parts.
         ring_bytes: how much of the recent past is kept for subscribers that fall behind or come back.
     """
 
-    def __init__(self, token: str, host: str, ring_bytes: int = RING_BYTES) -> None:
-        self._token = token
-        self._host = host
-        self._ring_bytes = ring_bytes
+    def __init__(self, server: WorkerServer, epoch: str, snapshot: Snapshot, ring_bytes: int = RING_BYTES) -> None:
         self._news = asyncio.Event()
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self, epoch: str, snapshot: Snapshot) -> str:
-        """Listen, and return the endpoint `host:port` to subscribe at.
-
-        Args:
-            epoch: names this life of the worker, as its batches do. Nothing may be published before.
-            snapshot: gives all that the worker holds, in parts.
-        """
-        self._stream = EventStream(epoch, self._ring_bytes)
+        self._stream = EventStream(epoch, ring_bytes)
         self._snapshot = snapshot
-        handlers = {METHOD: grpc.unary_stream_rpc_method_handler(self._subscribe)}
-        self._server = grpc.aio.server(options=UNLIMITED)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        port = self._server.add_insecure_port(f"{self._host}:0")
-        await self._server.start()
-        return f"{self._host}:{port}"
-
-    async def stop(self) -> None:
-        """Cut every subscriber off and stop listening."""
-        if self._server is not None:
-            await self._server.stop(grace=None)
+        server.add_stream(SUBSCRIBE, self._subscribe)
 
     def publish(self, batch: EventBatch) -> None:
         """Let every subscriber have the next batch."""
@@ -68,10 +45,7 @@ class EventPublisher:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _subscribe(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        given = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
-        if not hmac.compare_digest(str(given).encode(), self._token.encode()):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the cluster's token is wrong")
+    async def _subscribe(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             place = Subscription.from_bytes(request)
         except ValueError as error:
@@ -157,10 +131,12 @@ class EventFollower:
     async def _subscribe_once(self, receiver: EventReceiver, endpoint: str) -> None:
         """One stream, until it ends or the receiver gives it up (TimeoutError)."""
         clock = asyncio.get_running_loop().time
-        async with asyncio.timeout(None) as patience, grpc.aio.insecure_channel(endpoint, options=UNLIMITED) as channel:
+        async with (
+            asyncio.timeout(None) as patience,
+            grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS) as channel,
+        ):
             place = receiver.subscribe(clock())
-            metadata = ((TOKEN_KEY, self._token),)
-            call = channel.unary_stream(f"/{SERVICE}/{METHOD}")(place.to_bytes(), metadata=metadata)
+            call = channel.unary_stream(SUBSCRIBE)(place.to_bytes(), metadata=metadata_for(self._token))
             patience.reschedule(receiver.deadline_s())
             async for message in call:
                 for batch in read_batches(message):

@@ -1,18 +1,20 @@
 """The front door: OpenAI requests in, tokens to the pools, text back. Knows nothing of Serve's replicas."""
 
-import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
-from cluster.completion import Completion, Pools, TextDelta
+from cluster.completion import Completion, TextDelta
 from cluster.errors import ApiError, from_exception
+from cluster.event_stream import DONE, EventStreamResponse, sse
+from cluster.failures import RequestFailures
+from cluster.journey import Journey, Workers
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
 from cluster.route_question import RouteQuestion
 from radix.block_hash import BlockHasher, token_bytes
@@ -36,6 +38,9 @@ class FrontendSettings:
         max_model_len: tokens that prompt and completion may have together.
         namespace: of the workers' KV (`workers.engine.build.kv_namespace`).
         secret: the cluster's key for block hashes.
+        token: admits to the workers' own ports.
+        request_timeout_s: from a request's arrival to its last token.
+        local_prefill_tokens: what a decode worker computes of a prompt itself, at most.
     """
 
     model: str
@@ -45,6 +50,16 @@ class FrontendSettings:
     block_size: int
     namespace: str
     secret: bytes = field(repr=False)
+    token: str = field(repr=False)
+    request_timeout_s: float
+    local_prefill_tokens: int
+
+
+class Pools(Workers, Protocol):
+    """The pools as the front door sees them."""
+
+    async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
+        """Ask the router of each pool. Raises TimeoutError where a pool has had no replica for a while."""
 
 
 class Frontend:
@@ -54,6 +69,7 @@ class Frontend:
         self._settings = settings
         self._tokenizer = tokenizer
         self._pools = pools
+        self._failures = RequestFailures()
         self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
         self._created = int(time.time())
 
@@ -88,19 +104,19 @@ class Frontend:
         """How the request would be routed now. Nothing is sent, charged or remembered."""
         request = self._request_for(body, DRY_RUN, session)
         routed = RoutingRequest(DRY_RUN, request.block_hashes, len(request.prompt_token_ids), request.session)
-        return await self._ask(RouteQuestion(routed), RouteQuestion(routed))
+        return await self._ask(lambda: RouteQuestion(routed))
 
     async def explain(self, request_id: str) -> Json:
         """Why a request was routed as it was, of this replica's last requests; without an id, the counts of all."""
-        routed = await self._ask(RouteQuestion(request_id=request_id), RouteQuestion(request_id=request_id))
+        routed = await self._ask(lambda: RouteQuestion(request_id=request_id))
         if not any(routed.values()):
             message = f"{request_id!r} is not among the last requests that this replica has routed"
             raise ApiError(404, message, param="request_id", code="not_found")
         return routed
 
-    async def _ask(self, prefill: RouteQuestion, decode: RouteQuestion) -> Json:
+    async def _ask(self, make_question: Callable[[], RouteQuestion]) -> Json:
         try:
-            return await self._pools.ask(prefill, decode)
+            return await self._pools.ask_all(make_question)
         except TimeoutError as error:
             raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
 
@@ -136,11 +152,18 @@ class Frontend:
             message = f"token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
             raise ApiError(400, message, param="prompt", code="invalid_value")
         hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
-        return GenerationRequest(request_id, tuple(tokens), body.sampling(max_tokens), tuple(hashes), session)
+        return GenerationRequest(
+            request_id,
+            tuple(tokens),
+            body.sampling(max_tokens),
+            tuple(hashes),
+            session,
+            timeout_s=self._settings.request_timeout_s,
+        )
 
     async def _answer(self, answer: Answer, body: GenerationBody, request: GenerationRequest) -> Response:
         completion = Completion(request, self._tokenizer, body.stop_strings)
-        deltas = completion.deltas(self._pools)
+        deltas = completion.deltas(Journey(request, self._pools, self._failures))
         try:
             first = await anext(deltas)  # an error before the first text still gets its own HTTP status
             if not body.stream:
@@ -149,7 +172,7 @@ class Frontend:
             raise self._logged(error, request) from error
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         events = self._events(answer, request, completion, first, deltas, include_usage)
-        return StreamingResponse(events, media_type="text/event-stream")
+        return EventStreamResponse(events, deltas)
 
     async def _events(
         self,
@@ -159,18 +182,17 @@ class Frontend:
         first: TextDelta,
         deltas: AsyncGenerator[TextDelta],
         include_usage: bool,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """Server-sent events; an error after the first byte is an event of its own, and no [DONE] follows it."""
         try:
-            async with aclosing(deltas):
-                for chunk in answer.opening():
-                    yield sse(chunk)
-                yield sse(answer.chunk(first.text, first.finish_reason))
-                async for delta in deltas:
-                    yield sse(answer.chunk(delta.text, delta.finish_reason))
+            for chunk in answer.opening():
+                yield sse(chunk)
+            yield sse(answer.chunk(first.text, first.finish_reason))
+            async for delta in deltas:
+                yield sse(answer.chunk(delta.text, delta.finish_reason))
             if include_usage:
                 yield sse(answer.usage_chunk(completion.usage()))
-            yield "data: [DONE]\n\n"
+            yield DONE
         except Exception as error:
             yield sse(self._logged(error, request).body())
 
@@ -189,8 +211,3 @@ async def whole_answer(
     collected = [first, *[delta async for delta in deltas]]
     text = "".join(delta.text for delta in collected)
     return answer.whole(text, collected[-1].finish_reason or "stop", completion.usage())
-
-
-def sse(data: Json) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -24,6 +24,8 @@ THROUGHPUT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
 }
+# A replica that hangs does not stop when it is asked to.
+RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 # Serve passes "-db -f FILE" and has just written FILE. exec, because Serve waits for the process id that it started.
 # Where its manager is killed, HAProxy must not go on holding the port.
 LAUNCHER = """#!/bin/sh
@@ -55,7 +57,8 @@ def proxy_environment(http: HttpSection) -> Iterator[None]:
 
 def variables(http: HttpSection, directory: Path) -> dict[str, str]:
     """What Serve is told; for HAProxy its launcher is written to `directory`."""
-    throughput = THROUGHPUT | {name: os.environ[name] for name in THROUGHPUT if name in os.environ}
+    settings = THROUGHPUT | RECOVERY
+    throughput = settings | {name: os.environ[name] for name in settings if name in os.environ}
     if http.proxy == "serve":
         return throughput | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     stats, metrics, fallback = free_ports(3)

@@ -62,7 +62,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
             start_ray(config)
         gpus = cluster_gpus()
         check_enough_gpus(config, gpus)
-        app = build_app(config, gpus, events_host=LOOPBACK)
+        app = build_app(config, gpus, worker_host=LOOPBACK)
         say("starting Serve")
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
@@ -77,7 +77,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
 
 def start_ray(config: ClusterConfig) -> None:
     """Start Ray with at least the CPUs that the pools ask for: on a laptop, sharing cores beats waiting for ever."""
-    pools = config.pools.prefill, config.pools.decode
+    pools = config.pools.by_name.values()
     num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
 

@@ -5,11 +5,12 @@ import random
 import time
 from collections import defaultdict
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
+from cluster.config import PoolName
 from cluster.event_relay import EventFollower
 from cluster.route_question import RouteQuestion
 from radix.prefix_index import PrefixIndex
@@ -26,7 +27,6 @@ from workers.request import GenerationRequest
 EVENTS_STAT = "cache_events_endpoint"
 LOAD_STAT = "load"
 LISTED_PREFIXES = 20
-PoolName = Literal["prefill", "decode"]
 Argument = TypeVar("Argument")
 
 
@@ -42,12 +42,13 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
     def initialize_state(self, *, root: int, block_size: int, pool: PoolName, policy: PolicyName, token: str) -> None:
         """Called once by Serve, with `request_router_kwargs`."""
         index = PrefixIndex(root)
-        cost = PrefillCost() if pool == "prefill" else DecodeCost(block_size)
+        cost = DecodeCost(block_size) if pool == "decode" else PrefillCost()
         expected = ExpectedPrefixes(root)
         self._follower = EventFollower(index, token)
         rng, age_of = random.Random(), self._follower.age_s
         self._radix_router = Router(index, expected, make_policy(policy), cost, block_size, rng, age_of)
         self._replica_of: dict[str, RunningReplica] = {}
+        self._died: set[str] = set()
         self._watched: WeakSet[asyncio.Future[RunningReplica]] = WeakSet()
         self._sent: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
@@ -75,7 +76,15 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
             return [candidate_replicas]
         self._watch(pending_request, request)
         ranked = self._radix_router.choose(routing_request(request), time.monotonic())
-        return [[self._replica_of[worker]] for worker in ranked] + [candidate_replicas]
+        there = {name_of(replica.replica_id): replica for replica in candidate_replicas}
+        return [[there[worker]] for worker in ranked if worker in there] + [candidate_replicas]
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        """Serve has noticed before its controller has."""
+        super().on_replica_actor_died(replica_id)
+        self._replica_of.pop(name_of(replica_id), None)
+        self._died.add(name_of(replica_id))
+        self._radix_router.set_workers(self._replica_of)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """The replica has accepted; it was charged when it was chosen."""
@@ -118,6 +127,9 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
             self._radix_router.observe(request_id, num_cached_tokens, time.monotonic())
 
     def _answer(self, question: RouteQuestion) -> Json:
+        if question.left:
+            worker = self._radix_router.worker_of(question.left)
+            return {"left": worker is not None and worker not in self._replica_of.keys() | self._died}
         if question.dry_run is not None:
             return self._radix_router.explain(question.dry_run, time.monotonic()).as_json()
         if not question.request_id:
@@ -134,8 +146,8 @@ def name_of(replica_id: ReplicaID) -> str:
 
 def routing_request(request: GenerationRequest) -> RoutingRequest:
     """What our router needs to know of a request."""
-    num_tokens = len(request.prompt_token_ids)
-    return RoutingRequest(request.request_id, request.block_hashes, num_tokens, request.session)
+    num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
+    return RoutingRequest(request.request_id, request.block_hashes, num_tokens, request.session, request.lost)
 
 
 def argument(pending: PendingRequest | None, kind: type[Argument]) -> Argument | None:

@@ -1,7 +1,8 @@
-"""What a replica of either pool is made of: a worker in its thread, its events on the wire, its health."""
+"""What a replica of either pool is made of: a worker in its thread, its own port, its events, its health."""
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,7 +10,10 @@ import ray
 import torch
 
 from cluster.event_relay import EventPublisher
+from cluster.kv_transfer import ABORT
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
+from cluster.worker_server import Context, WorkerServer
+from radix.event_batch import EventBatch
 from workers.async_worker import AsyncWorker, Worker
 from workers.config import EngineConfig
 from workers.engine.build import BuiltEngine, build_engine
@@ -27,33 +31,42 @@ class WorkerSettings:
     Attributes:
         model: directory or Hub id.
         secret: keys the block hashes, at most 64 bytes.
-        token: admits routers to the event stream.
-        events_host: address to publish cache events on; None for the node's own.
+        token: admits callers to the worker's own port.
+        worker_host: address of that port; None for the node's own.
+        step_timeout_s: an engine step that takes longer counts as hung.
     """
 
     model: str
     engine: EngineConfig
     secret: bytes
     token: str
-    events_host: str | None
+    worker_host: str | None
+    step_timeout_s: float
 
 
 class WorkerHost(Generic[Output]):
     """Runs one worker inside a Serve replica."""
 
     def __init__(self, worker: Worker[Output], settings: WorkerSettings) -> None:
-        host = settings.events_host or ray.util.get_node_ip_address()
-        self._publisher = EventPublisher(settings.token, host)
-        self.worker = AsyncWorker(worker, self._publisher.publish)
-        self._endpoint = ""
+        self.server = WorkerServer(settings.token, settings.worker_host or ray.util.get_node_ip_address())
+        self.worker = AsyncWorker(worker, self._publish, settings.step_timeout_s)
+        self._publisher = EventPublisher(self.server, self.worker.epoch, self.worker.snapshot)
 
-    async def start(self) -> None:
-        """Begin to publish events."""
-        self._endpoint = await self._publisher.start(self.worker.epoch, self.worker.snapshot)
+    def on_abort(self, abort: Callable[[str], None]) -> None:
+        """Let front doors end requests whose clients have gone."""
+
+        async def told(request: bytes, _: Context) -> bytes:
+            abort(request.decode())
+            return b""
+
+        self.server.add_unary(ABORT, told)
 
     async def routing_stats(self) -> dict[str, object]:
         """What Serve passes to the routers of this pool. The load is read between two steps of the worker."""
-        return {EVENTS_STAT: self._endpoint, LOAD_STAT: await self.worker.load()}
+        return {EVENTS_STAT: self.server.endpoint, LOAD_STAT: await self.worker.load()}
+
+    def _publish(self, batch: EventBatch) -> None:
+        self._publisher.publish(batch)
 
 
 def load_engine(settings: WorkerSettings) -> BuiltEngine:

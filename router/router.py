@@ -16,6 +16,7 @@ from router.reservation import Reservation
 from router.worker_state import WorkerReport
 from router.worker_table import WorkerTable
 
+SUSPECT_S = 2.5  # without a sign of life, which come every half second
 RANKED = 4  # choices a decision names; whoever asks may try all others after them
 
 
@@ -93,9 +94,19 @@ class Router:
         return [candidate.worker for candidate in explanation.candidates[:RANKED]]
 
     def explain(self, request: RoutingRequest, now_s: float) -> Explanation:
-        """How the request would be decided now. Charges and remembers nothing."""
+        """How the request would be decided now. Charges and remembers nothing.
+
+        Workers that have fallen silent, and those that an earlier attempt was lost with, come last in every policy.
+        """
         candidates = self._policy(request, self._pool, now_s)
-        return Explanation(request.request_id, request.num_tokens, candidates, request.block_hashes)
+        lost = {self.worker_of(attempt) for attempt in request.lost}
+        ranked = sorted(candidates, key=lambda candidate: candidate.worker in lost or candidate.age_s > SUSPECT_S)
+        return Explanation(request.request_id, request.num_tokens, ranked, request.block_hashes)
+
+    def worker_of(self, request_id: str) -> str | None:
+        """Where one of the last requests was sent; None where it was not, or is not remembered."""
+        explanation = self.explanations.get(request_id)
+        return explanation.worker if explanation else None
 
     def place(self, request: RoutingRequest, worker: str, now_s: float) -> None:
         """The request went to this worker, which need not be the first choice."""

@@ -54,7 +54,7 @@ class Driven:
         self.batches: list[EventBatch] = []
         self.driver: AsyncWorker[RequestOutput] = AsyncWorker(self.worker, self.batches.append)
 
-    def stream(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput | None]:
         return self.driver.outputs(request.request_id, lambda: self.add(request))
 
     def add(self, request: GenerationRequest) -> None:
@@ -64,8 +64,8 @@ class Driven:
         tokens: list[int] = []
         async with aclosing(self.stream(request)) as outputs:
             async for output in outputs:
-                tokens += output.token_ids
-                if output.finish_reason is not None:
+                tokens += output.token_ids if output else ()
+                if output and output.finish_reason is not None:
                     break
         return tokens
 

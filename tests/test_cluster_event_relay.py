@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from cluster.event_relay import METHOD, RETRY_S, SERVICE, TOKEN_KEY, EventFollower, EventPublisher
+from cluster.event_relay import RETRY_S, SUBSCRIBE, EventFollower, EventPublisher
+from cluster.worker_server import WorkerServer, metadata_for
 from radix.event_batch import EventBatch, Subscription, read_batches
 from radix.event_receiver import SILENCE_S
 from radix.event_stream import HEARTBEAT_S, RING_BYTES, snapshot_parts
@@ -24,7 +25,8 @@ class FakeWorker:
     """A cache whose events are published as they are made."""
 
     def __init__(self, *, epoch: str = "life", stores_while_asked: bool = False, ring_bytes: int = RING_BYTES) -> None:
-        self.publisher = EventPublisher(TOKEN, HOST, ring_bytes)
+        self.server = WorkerServer(TOKEN, HOST)
+        self.publisher = EventPublisher(self.server, epoch, self.snapshot, ring_bytes)
         self.epoch = epoch
         self.blocks: list[int] = []
         self.sequence = 0
@@ -34,7 +36,7 @@ class FakeWorker:
         self._stores_while_asked = stores_while_asked
 
     async def start(self) -> str:
-        self.endpoint = await self.publisher.start(self.epoch, self.snapshot)
+        self.endpoint = await self.server.start()
         return self.endpoint
 
     async def snapshot(self) -> list[EventBatch]:
@@ -74,7 +76,7 @@ async def following(index: PrefixIndex, *workers: FakeWorker) -> AsyncIterator[t
         follower.set_workers({})
         await asyncio.sleep(0.05)
         for worker in workers:
-            await worker.publisher.stop()
+            await worker.server.stop()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -154,7 +156,7 @@ async def behind_a_network(index: PrefixIndex, *workers: FakeWorker) -> AsyncIte
         await asyncio.sleep(0.05)
         await proxy.stop()
         for worker in workers:
-            await worker.publisher.stop()
+            await worker.server.stop()
 
 
 async def never_until(wrong: Callable[[], bool], holds: Callable[[], bool]) -> None:
@@ -250,7 +252,7 @@ def test_a_subscriber_that_does_not_read_is_cut_off() -> None:
         endpoint = await worker.start()
         async with grpc.aio.insecure_channel(endpoint) as channel:
             place = Subscription("life", 0).to_bytes()
-            call = channel.unary_stream(f"/{SERVICE}/{METHOD}")(place, metadata=((TOKEN_KEY, TOKEN),))
+            call = channel.unary_stream(SUBSCRIBE)(place, metadata=metadata_for(TOKEN))
             await call.read()
             for _ in range(400):
                 worker.publish(stored(*range(2**63, 2**63 + 20_000)))
@@ -258,7 +260,7 @@ def test_a_subscriber_that_does_not_read_is_cut_off() -> None:
             last = 0
             while (message := await call.read()) is not grpc.aio.EOF:
                 last = max(last, *(batch.sequence for batch in read_batches(message)))
-        await worker.publisher.stop()
+        await worker.server.stop()
         assert 0 < last < 390
 
     asyncio.run(scenario())
@@ -269,7 +271,7 @@ def test_a_wrong_token_gets_nothing() -> None:
         worker = FakeWorker()
         async with following(PrefixIndex(ROOT), worker) as (_, endpoints):
             async with grpc.aio.insecure_channel(endpoints[0]) as channel:
-                call = channel.unary_stream(f"/{SERVICE}/{METHOD}")(b"", metadata=((TOKEN_KEY, "guess"),))
+                call = channel.unary_stream(SUBSCRIBE)(b"", metadata=metadata_for("guess"))
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await call.read()
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -282,10 +284,10 @@ def test_a_request_that_is_no_subscription_is_refused() -> None:
         worker = FakeWorker()
         endpoint = await worker.start()
         async with grpc.aio.insecure_channel(endpoint) as channel:
-            call = channel.unary_stream(f"/{SERVICE}/{METHOD}")(b"?", metadata=((TOKEN_KEY, TOKEN),))
+            call = channel.unary_stream(SUBSCRIBE)(b"?", metadata=metadata_for(TOKEN))
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
-        await worker.publisher.stop()
+        await worker.server.stop()
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     asyncio.run(scenario())

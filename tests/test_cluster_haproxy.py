@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import ConfigError, HttpSection
-from cluster.haproxy import THROUGHPUT, end_processes, free_ports, proxy_environment, variables
+from cluster.haproxy import RECOVERY, THROUGHPUT, end_processes, free_ports, proxy_environment, variables
 
 HTTP = HttpSection()
 PARENT = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
@@ -46,7 +46,7 @@ def test_serves_own_proxy_is_told_nothing_of_haproxy(tmp_path: Path, monkeypatch
     for name in THROUGHPUT:
         monkeypatch.delenv(name, raising=False)
     told = variables(HttpSection(proxy="serve"), tmp_path)
-    assert told == THROUGHPUT | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    assert told == THROUGHPUT | RECOVERY | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
 
 
 def test_two_clusters_share_no_port_and_no_path(tmp_path: Path, stand_in: Path) -> None:

@@ -1,12 +1,14 @@
 """The nouns at the engine's door: what a request asks for and what comes back. Free of torch and of Ray."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from workers.sampling_params import SamplingParams
 from workers.validation import RequestError
 
 __all__ = [
+    "Beat",
     "FinishReason",
     "GenerationRequest",
     "RequestError",
@@ -15,6 +17,9 @@ __all__ = [
     "SamplingParams",
     "TokenLogprobs",
 ]
+
+
+ATTEMPT_MARK = "#"
 
 
 class FinishReason(StrEnum):
@@ -35,6 +40,10 @@ class GenerationRequest:
         sampling: how to draw the completion.
         block_hashes: the chained hashes of the prompt's full blocks, computed once at the door for the routers.
         session: what the client calls its conversation, for routers that keep one together.
+        output_token_ids: what earlier attempts at this request have generated, fewer than `max_tokens`. They count as
+            output in every respect, and the completion goes on after them.
+        timeout_s: the worker drops the request after so long; None for never.
+        lost: ids of earlier attempts. Whoever lost them should not be asked again, if there is anybody else.
     """
 
     request_id: str
@@ -42,6 +51,26 @@ class GenerationRequest:
     sampling: SamplingParams
     block_hashes: tuple[int, ...] = ()
     session: str | None = None
+    output_token_ids: tuple[int, ...] = ()
+    timeout_s: float | None = None
+    lost: tuple[str, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The prompt and what has been generated: what a worker has to compute before the next token."""
+        return self.prompt_token_ids + self.output_token_ids
+
+    def resumed(self, output_token_ids: Sequence[int], attempt: int, timeout_s: float | None) -> "GenerationRequest":
+        """The next attempt, which goes on after these tokens. Its id is its own: nothing that is still on its way from
+        or to an earlier attempt can be taken for this one's."""
+        first_id = self.request_id.partition(ATTEMPT_MARK)[0]
+        return replace(
+            self,
+            request_id=f"{first_id}{ATTEMPT_MARK}{attempt}" if attempt else first_id,
+            output_token_ids=tuple(output_token_ids),
+            timeout_s=timeout_s,
+            lost=(*self.lost, self.request_id) if attempt else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -85,3 +114,14 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     index: int = 0
     logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life in a stream of outputs: the worker has the request, and its engine makes progress.
+
+    Attributes:
+        endpoint: `host:port` where the worker can be told to abort it.
+    """
+
+    endpoint: str

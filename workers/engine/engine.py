@@ -73,11 +73,11 @@ class Engine:
         Returns the first completion; the others are its forks.
 
         Raises:
-            RequestError: the prompt is empty or cannot fit, an unknown token is named, the id is in use, or blocks are
-                to be held for more than one completion.
+            RequestError: the prompt is empty or cannot fit, an unknown token is named, the id is in use, nothing is
+                left to generate, or blocks are to be held, or output continued, for more than one completion.
         """
         self._check(request)
-        if hold and request.sampling.n > 1:
+        if (hold or request.output_token_ids) and request.sampling.n > 1:
             raise only_one(request)
         first = Sequence(request, self._hasher)
         first.held = hold
@@ -131,6 +131,13 @@ class Engine:
     def sequence(self, request_id: str) -> Sequence:
         """A request's first sequence that is running, waiting or held. Raises KeyError where there is none."""
         return self._sequences[request_id][0]
+
+    def num_held_blocks(self, request: GenerationRequest) -> int:
+        """Leading full blocks of its tokens that the prefix cache holds. Raises RequestError as `add_request` does."""
+        self._check(request)
+        sequence = Sequence(request, self._hasher)
+        hashes = sequence.block_hashes
+        return len(self.kv.cache.match(hashes, sequence.tokens_of_blocks(0, len(hashes))).block_ids)
 
     def take_events(self) -> list[CacheEvent]:
         """Changes of the prefix cache since the last call, which are kept until then: call it even to drop them."""
@@ -204,8 +211,10 @@ class Engine:
             raise RequestError(f"a request with the id {request.request_id} is already running")
         if not prompt:
             raise RequestError("the prompt is empty; it needs at least one token")
-        if min(prompt) < 0 or max(prompt) >= self._vocab_size:
+        if min(request.token_ids) < 0 or max(request.token_ids) >= self._vocab_size:
             raise RequestError(f"the prompt holds token ids outside 0 to {self._vocab_size - 1}")
+        if len(request.output_token_ids) >= request.sampling.max_tokens:
+            raise RequestError("max_tokens have been generated already; there is nothing to go on with")
         request.sampling.check_vocabulary(self._vocab_size, self._eos_token_ids)
         if len(prompt) + request.sampling.max_tokens > longest:
             raise RequestError(

@@ -51,7 +51,7 @@ class Sequence:
         self.request = request
         self.index = index
         self.parent: Sequence | None = None
-        self.token_ids = list(request.prompt_token_ids)
+        self.token_ids = list(request.token_ids)
         self.rows_in_flight: list[int] = []
         self.runs_ahead = False
         self.status = SequenceStatus.WAITING

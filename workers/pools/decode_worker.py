@@ -1,57 +1,53 @@
 """The decode worker: adopts the KV of prompts and generates the rest of their completions."""
 
-from dataclasses import replace
-
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
 from workers.load import WorkerLoad
-from workers.pools.kv_handoff import HandoffBlocks, KVHandoff
+from workers.pools.kv_frames import ReceivedBlocks
+from workers.pools.kv_handoff import Prefilled
 from workers.request import GenerationRequest, RequestOutput
 
 
 class DecodeWorker:
-    """Continuous batching of requests that were prefilled elsewhere."""
+    """Continuous batching of requests, most of which were prefilled elsewhere."""
 
     def __init__(self, built: BuiltEngine) -> None:
         self._engine = built.engine
         self._kv_cache = built.kv_cache
         self._layout_id = built.layout_id
-        self._first_outputs: list[RequestOutput] = []
-        self._num_cached_tokens: dict[str, int] = {}
 
     @property
     def has_work(self) -> bool:
         """Whether a step would give or compute anything."""
-        return bool(self._first_outputs) or self._engine.has_work
+        return self._engine.has_work
 
-    def add_request(self, request: GenerationRequest, handoff: KVHandoff) -> None:
-        """Queue a request with its prefill. Raises RequestError where it cannot be served."""
-        first = RequestOutput(
-            request.request_id,
-            (handoff.first_token,),
-            handoff.num_cached_tokens,
-            handoff.finish_reason,
-            logprobs=(handoff.first_logprobs,) if handoff.first_logprobs else None,
-        )
-        if handoff.finish_reason is None:
-            block_shape, dtype = self._kv_cache.block_shape, self._kv_cache.tensor.dtype
-            blocks = HandoffBlocks(handoff, request.prompt_token_ids, self._layout_id, block_shape, dtype)
-            self._engine.add_prefilled(request, handoff.first_token, blocks)
-            self._num_cached_tokens[request.request_id] = handoff.num_cached_tokens
-        self._first_outputs.append(first)
+    def expect(self, request: GenerationRequest, prefilled: Prefilled) -> ReceivedBlocks:
+        """Room for the KV of a prefill, but for the leading blocks that are held here already.
+
+        Raises RequestError where the request cannot be served.
+        """
+        held = self._engine.num_held_blocks(request)
+        shape, dtype = self._kv_cache.block_shape, self._kv_cache.tensor.dtype
+        return ReceivedBlocks(prefilled, request.token_ids, self._layout_id, shape, dtype, held)
+
+    def add_prefilled(self, request: GenerationRequest, prefilled: Prefilled, blocks: ReceivedBlocks) -> None:
+        """Queue a request whose next token was drawn by its prefill; that token is not given again.
+
+        What has not arrived is computed here. Raises RequestError where the request cannot be served.
+        """
+        self._engine.add_prefilled(request, prefilled.first_token, blocks)
+
+    def add_request(self, request: GenerationRequest) -> None:
+        """Queue a request that is to be prefilled here. Raises RequestError where it cannot be served."""
+        self._engine.add_request(request)
 
     def abort(self, request_id: str) -> None:
         """Drop a request; unknown ids are ignored."""
-        self._num_cached_tokens.pop(request_id, None)
-        self._first_outputs = [output for output in self._first_outputs if output.request_id != request_id]
         self._engine.abort(request_id)
 
     def step(self) -> list[tuple[str, RequestOutput]]:
-        """First tokens of new requests at once, without waiting for the engine; else one engine step."""
-        outputs, self._first_outputs = self._first_outputs, []
-        if not outputs:
-            outputs = [self._with_prefill_usage(output) for output in self._engine.step()]
-        return [(output.request_id, output) for output in outputs]
+        """One engine step."""
+        return [(output.request_id, output) for output in self._engine.step()]
 
     def load(self) -> WorkerLoad:
         """For the routers of its pool."""
@@ -68,10 +64,3 @@ class DecodeWorker:
     def check_integrity(self) -> None:
         """Raise AssertionError where blocks are lost or held twice."""
         self._engine.check_integrity()
-
-    def _with_prefill_usage(self, output: RequestOutput) -> RequestOutput:
-        """Report the prefill's cached tokens, not those that the decode pool happened to hold."""
-        ended = output.finish_reason is not None
-        cached = self._num_cached_tokens
-        num = cached.pop(output.request_id) if ended else cached[output.request_id]
-        return replace(output, num_cached_tokens=num)

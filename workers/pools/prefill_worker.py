@@ -6,12 +6,12 @@ from dataclasses import replace
 from radix.events import BlocksStored, CacheEvent
 from workers.engine.build import BuiltEngine
 from workers.load import PrefillMeter, WorkerLoad
-from workers.pools.kv_handoff import KVHandoff, checksum_blocks, digest_prompt, pack_blocks
+from workers.pools.kv_handoff import KVHandoff, Prefilled, digest_tokens, pack_blocks
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 
 
 class PrefillWorker:
-    """Runs each request to its first token. The prompt's blocks stay in its prefix cache for the next request."""
+    """Runs each request to its next token. The prompt's blocks stay in its prefix cache for the next request."""
 
     def __init__(self, built: BuiltEngine) -> None:
         self._engine = built.engine
@@ -27,8 +27,8 @@ class PrefillWorker:
 
     def add_request(self, request: GenerationRequest) -> None:
         """Queue a prompt. Raises RequestError where it cannot be served."""
-        sampling = request.sampling
-        first = replace(sampling, max_tokens=1, min_tokens=min(sampling.min_tokens, 1))
+        sampling, num = request.sampling, len(request.output_token_ids) + 1
+        first = replace(sampling, max_tokens=min(num, sampling.max_tokens), min_tokens=min(sampling.min_tokens, num))
         once = replace(request, sampling=first)
         self._engine.add_request(once, hold=True)
         self._max_tokens[request.request_id] = request.sampling.max_tokens
@@ -68,16 +68,16 @@ class PrefillWorker:
         num_tokens = sequence.num_computed_tokens
         self._engine.release(output.request_id)
         self._meter.add_prefill(output.request_id, output.num_cached_tokens)
-        only_one = self._max_tokens.pop(output.request_id) == 1
+        last = self._max_tokens.pop(output.request_id) == len(sequence.request.output_token_ids) + 1
         stopped = output.finish_reason is FinishReason.STOP
-        return KVHandoff(
+        prefilled = Prefilled(
+            output.request_id,
             layout_id=self._layout_id,
-            prompt_digest=digest_prompt(sequence.request.prompt_token_ids),
+            token_digest=digest_tokens(sequence.request.token_ids),
             num_tokens=num_tokens,
             num_cached_tokens=output.num_cached_tokens,
             first_token=output.token_ids[0],
-            finish_reason=output.finish_reason if stopped or only_one else None,
-            blocks=blocks,
-            checksums=checksum_blocks(blocks),
+            finish_reason=output.finish_reason if stopped or last else None,
             first_logprobs=output.logprobs[0] if output.logprobs else None,
         )
+        return KVHandoff(prefilled, blocks)

@@ -1,0 +1,154 @@
+"""A request's way through the pools, whatever becomes of the workers: attempts that go on where the last one ended.
+
+Free of Ray: the pools are behind `Workers`, and time is the event loop's, so that a simulation runs this code as it
+stands (`tests/pool_simulation.py`).
+
+Every attempt has an id of its own and reads only its own streams: what a worker that was given up still says is read by
+nobody. Draws are keyed by (seed, position), so the next attempt draws what the last one would have drawn.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import count
+from typing import Protocol, TypeVar
+
+from cluster.failures import Loss, NoWorkerError, QuarantinedError, RequestFailures, TimeIsOverError, WorkerLostError
+from workers.pools.kv_handoff import Prefilled
+from workers.request import Beat, GenerationRequest, RequestOutput
+
+STALL_S = 4.0  # without a sign of life, which come every half second
+RETRY_S = 0.05  # before the first retry, doubled for each
+MAX_RETRY_S = 1.0
+
+Item = TypeVar("Item")
+
+
+class Workers(Protocol):
+    """The pools as a request sees them. A stream that breaks raises WorkerLostError."""
+
+    def prefill(self, request: GenerationRequest) -> AsyncGenerator[Beat | Prefilled]:
+        """Have a prompt computed; the outcome is the last item."""
+
+    def decode(self, request: GenerationRequest, prefilled: Prefilled | None) -> AsyncGenerator[Beat | RequestOutput]:
+        """Have a completion generated, by a worker that computes the prompt itself where nobody else did."""
+
+    async def starts_at_decode(self, request: GenerationRequest) -> bool:
+        """Whether a decode worker is to compute the prompt. Raises WorkerLostError where nobody is there to ask."""
+
+    def abort(self, endpoint: str, request_id: str) -> None:
+        """Tell a worker that nobody waits for a request any more. Does not wait, and does not fail."""
+
+
+class Journey:
+    """One request on its way.
+
+    Args:
+        failures: what all requests of this front door share: who may try again, and who may not come back.
+    """
+
+    def __init__(self, request: GenerationRequest, workers: Workers, failures: RequestFailures) -> None:
+        self._request = request
+        self._workers = workers
+        self._failures = failures
+        self._output_token_ids: list[int] = []
+        self._num_cached_tokens: int | None = None
+        self._num_deaths = 0
+        self._unreached_since_s: float | None = None
+
+    async def outputs(self) -> AsyncGenerator[RequestOutput]:
+        """All tokens, each once. Closing it ends the request wherever it is.
+
+        Raises:
+            RequestError: a worker refuses it.
+            QuarantinedError: workers die of it, or seem to.
+            NoWorkerError: there is nobody to send it to.
+            TimeIsOverError: it has taken longer than it may.
+        """
+        self._failures.admit(self._request)
+        deadline_s = self._now_s() + self._request.timeout_s if self._request.timeout_s is not None else None
+        request = self._request
+        for attempt in count():
+            left_s = None if deadline_s is None else deadline_s - self._now_s()
+            if left_s is not None and left_s <= 0:  # while nobody is there, no stream is waited for that would notice
+                raise TimeIsOverError
+            request = request.resumed(self._output_token_ids, attempt, left_s)
+            try:
+                async with aclosing(self._attempt(request, deadline_s)) as outputs:
+                    async for output in outputs:
+                        yield self._taken(output)
+                        if output.finish_reason is not None:
+                            return
+            except WorkerLostError as lost:
+                await self._recover(lost, attempt)
+
+    async def _attempt(self, request: GenerationRequest, deadline_s: float | None) -> AsyncGenerator[RequestOutput]:
+        prefilled = None
+        if not await self._workers.starts_at_decode(request):
+            prefilled = await self._prefilled(request, deadline_s)
+            yield prefilled.first_output
+        async with aclosing(self._watched(self._workers.decode(request, prefilled), request, deadline_s)) as outputs:
+            async for output in outputs:
+                self._unreached_since_s = None  # not before: prefills that nobody goes on with are no service
+                yield output
+
+    async def _prefilled(self, request: GenerationRequest, deadline_s: float | None) -> Prefilled:
+        async with aclosing(self._watched(self._workers.prefill(request), request, deadline_s)) as outcomes:
+            return await anext(outcomes)
+
+    async def _watched(
+        self, stream: AsyncGenerator[Beat | Item], request: GenerationRequest, deadline_s: float | None
+    ) -> AsyncGenerator[Item]:
+        """What a stream brings besides signs of life. A stream left early is ended at its worker too."""
+        endpoint, ended, silence = "", False, Loss.UNREACHED
+        try:
+            async with aclosing(stream):
+                while True:
+                    item = await self._next(stream, deadline_s, silence)
+                    silence = Loss.SILENT
+                    if isinstance(item, Beat):
+                        endpoint = item.endpoint
+                        continue
+                    ended = isinstance(item, Prefilled) or getattr(item, "finish_reason", None) is not None
+                    yield item
+        finally:
+            if endpoint and not ended:
+                self._workers.abort(endpoint, request.request_id)
+
+    async def _next(self, stream: AsyncGenerator[Item], deadline_s: float | None, silence: Loss) -> Item:
+        stalled_s = self._now_s() + STALL_S
+        try:
+            async with asyncio.timeout_at(stalled_s if deadline_s is None else min(stalled_s, deadline_s)):
+                return await anext(stream)
+        except TimeoutError:
+            if deadline_s is not None and self._now_s() >= deadline_s:
+                raise TimeIsOverError from None
+            raise WorkerLostError(silence) from None
+        except StopAsyncIteration:
+            raise WorkerLostError(Loss.LEFT) from None
+
+    async def _recover(self, lost: WorkerLostError, attempt: int) -> None:
+        """Wait for the next attempt, or give up."""
+        self._num_deaths += lost.loss.is_death
+        if self._num_deaths > 1:
+            self._failures.quarantine(self._request)
+            raise QuarantinedError from lost
+        if lost.loss is Loss.UNREACHED:
+            if self._unreached_since_s is None:
+                self._unreached_since_s = self._now_s()
+            if self._now_s() - self._unreached_since_s > self._failures.no_worker_timeout_s:
+                raise NoWorkerError from lost
+        elif not self._failures.may_retry():
+            raise NoWorkerError from lost
+        await asyncio.sleep(min(RETRY_S * 2**attempt, MAX_RETRY_S) if attempt else 0)
+
+    def _taken(self, output: RequestOutput) -> RequestOutput:
+        """An output as the client counts it: under the request's own id, with what its first attempt found cached."""
+        self._output_token_ids += output.token_ids
+        if self._num_cached_tokens is None:
+            self._num_cached_tokens = min(output.num_cached_tokens, len(self._request.prompt_token_ids))
+        return replace(output, request_id=self._request.request_id, num_cached_tokens=self._num_cached_tokens)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()

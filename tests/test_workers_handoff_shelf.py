@@ -1,0 +1,320 @@
+"""KV that waits to be fetched: for how long, how much of it, for whom; then random histories against a naive model."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from workers.pools import kv_frames
+from workers.pools.handoff_shelf import HandoffShelf, NoSuchHandoffError
+from workers.pools.kv_frames import frames_of
+from workers.pools.kv_handoff import KVBytes, KVTicket
+
+EPOCH, OTHER_EPOCH = "this life", "another life"
+ENDPOINT = "host:1"
+LEASE_S = 10.0
+BLOCK_BYTES = 8
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def shelf(clock: Clock) -> HandoffShelf:
+    """Has room for ten blocks."""
+    return HandoffShelf(EPOCH, LEASE_S, 10 * BLOCK_BYTES, clock)
+
+
+@pytest.fixture(autouse=True)
+def _a_frame_for_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_frames, "FRAME_BYTES", BLOCK_BYTES)
+
+
+def blocks_of(num_blocks: int, value: int = 0) -> KVBytes:
+    """Blocks that differ from those of another value, and from each other."""
+    return (np.arange(num_blocks * BLOCK_BYTES).reshape(num_blocks, BLOCK_BYTES) + value).astype(np.uint8)
+
+
+def put(shelf: HandoffShelf, name: str, num_blocks: int = 3, value: int = 0) -> list[bytes]:
+    """Returns the frames that a fetch should give."""
+    blocks = blocks_of(num_blocks, value)
+    shelf.put(name, blocks, ENDPOINT)
+    return list(frames_of(blocks, 0))
+
+
+def fetch(shelf: HandoffShelf, name: str, first_block: int = 0) -> list[bytes]:
+    return list(shelf.frames(EPOCH, name, first_block))
+
+
+def assert_gone(shelf: HandoffShelf, name: str) -> None:
+    """It is refused before a frame is asked for."""
+    with pytest.raises(NoSuchHandoffError, match=f"no KV waits here for {name}"):
+        shelf.frames(EPOCH, name, 0)
+
+
+def assert_empty(shelf: HandoffShelf) -> None:
+    assert (len(shelf), shelf.num_bytes) == (0, 0)
+
+
+def test_a_ticket_says_all_that_a_fetch_needs(shelf: HandoffShelf) -> None:
+    assert shelf.put("r", blocks_of(3), ENDPOINT) == KVTicket(ENDPOINT, EPOCH, "r", LEASE_S)
+
+
+def test_what_waits_is_fetched_once(shelf: HandoffShelf) -> None:
+    frames = put(shelf, "r")
+    assert (len(shelf), shelf.num_bytes) == (1, 3 * BLOCK_BYTES)
+    assert fetch(shelf, "r") == frames
+    assert_gone(shelf, "r")
+    assert_empty(shelf)
+
+
+@pytest.mark.parametrize("first_block", [-2, 0, 1, 2, 3, 9])
+def test_blocks_that_the_receiver_holds_are_not_sent(shelf: HandoffShelf, first_block: int) -> None:
+    frames = put(shelf, "r")
+    assert fetch(shelf, "r", first_block) == frames[max(0, first_block) :]
+    assert_empty(shelf)
+
+
+def test_a_lease_ends(shelf: HandoffShelf, clock: Clock) -> None:
+    frames = put(shelf, "early")
+    clock.now_s += LEASE_S / 2
+    put(shelf, "late")
+    clock.now_s += LEASE_S / 2 - 0.001
+    assert len(shelf) == 2
+    assert next(shelf.frames(EPOCH, "early", 0)) == frames[0]
+    clock.now_s += 0.001
+    assert_gone(shelf, "early")
+    assert (len(shelf), shelf.num_bytes) == (1, 3 * BLOCK_BYTES)
+    clock.now_s += LEASE_S / 2
+    assert_gone(shelf, "late")
+    assert_empty(shelf)
+
+
+def test_a_fetch_that_has_begun_goes_on_when_the_lease_ends(shelf: HandoffShelf, clock: Clock) -> None:
+    frames = put(shelf, "r")
+    fetched = shelf.frames(EPOCH, "r", 0)
+    got = [next(fetched)]
+    clock.now_s += LEASE_S
+    assert_gone(shelf, "r")
+    assert_empty(shelf)
+    assert [*got, *fetched] == frames
+    assert_empty(shelf)
+
+
+def test_a_fetch_that_ends_early_may_be_begun_again(shelf: HandoffShelf) -> None:
+    frames = put(shelf, "r")
+    fetched = shelf.frames(EPOCH, "r", 0)
+    next(fetched)
+    del fetched
+    assert fetch(shelf, "r") == frames
+    assert_empty(shelf)
+
+
+def test_two_fetches_at_once_get_the_same(shelf: HandoffShelf) -> None:
+    frames = put(shelf, "r")
+    one, other = shelf.frames(EPOCH, "r", 0), shelf.frames(EPOCH, "r", 1)
+    assert (next(one), next(other)) == (frames[0], frames[1])
+    assert list(one) == frames[1:]
+    assert_empty(shelf)
+    assert list(other) == frames[2:]
+    assert_empty(shelf)
+
+
+def test_what_is_released_is_gone(shelf: HandoffShelf) -> None:
+    put(shelf, "r")
+    frames = put(shelf, "other")
+    shelf.release("r")
+    shelf.release("r")
+    shelf.release("nobody")
+    assert_gone(shelf, "r")
+    assert shelf.num_bytes == 3 * BLOCK_BYTES
+    assert fetch(shelf, "other") == frames
+    assert_empty(shelf)
+
+
+@pytest.mark.parametrize(("epoch", "name"), [(OTHER_EPOCH, "r"), ("", "r"), (EPOCH, "nobody"), (OTHER_EPOCH, "nobody")])
+def test_another_life_and_an_unknown_request_get_nothing(shelf: HandoffShelf, epoch: str, name: str) -> None:
+    frames = put(shelf, "r")
+    with pytest.raises(NoSuchHandoffError):
+        shelf.frames(epoch, name, 0)
+    assert fetch(shelf, "r") == frames
+
+
+def test_beyond_its_capacity_the_oldest_are_dropped(shelf: HandoffShelf) -> None:
+    for name, num_blocks in (("a", 3), ("b", 3), ("c", 4)):
+        put(shelf, name, num_blocks)
+    assert (len(shelf), shelf.num_bytes) == (3, 10 * BLOCK_BYTES), "just full"
+    put(shelf, "d", 4)
+    assert_gone(shelf, "a")
+    assert_gone(shelf, "b")
+    assert (len(shelf), shelf.num_bytes) == (2, 8 * BLOCK_BYTES)
+
+
+def test_one_that_is_larger_than_all_waits_alone(shelf: HandoffShelf) -> None:
+    put(shelf, "a")
+    frames = put(shelf, "large", 50)
+    assert_gone(shelf, "a")
+    assert len(shelf) == 1
+    assert fetch(shelf, "large") == frames
+    assert_empty(shelf)
+
+
+def test_leases_that_are_over_take_no_room(shelf: HandoffShelf, clock: Clock) -> None:
+    put(shelf, "old", 6)
+    clock.now_s += LEASE_S
+    put(shelf, "a", 2)
+    assert shelf.num_bytes == 2 * BLOCK_BYTES
+    put(shelf, "b", 8)
+    assert (len(shelf), shelf.num_bytes) == (2, 10 * BLOCK_BYTES)
+
+
+def test_what_is_put_again_replaces_the_first_and_begins_a_lease(shelf: HandoffShelf, clock: Clock) -> None:
+    put(shelf, "r")
+    put(shelf, "other", 1)
+    clock.now_s += LEASE_S - 1
+    frames = put(shelf, "r", 5, value=7)
+    assert (len(shelf), shelf.num_bytes) == (2, 6 * BLOCK_BYTES)
+    clock.now_s += LEASE_S - 1
+    assert (len(shelf), shelf.num_bytes) == (1, 5 * BLOCK_BYTES)
+    assert fetch(shelf, "r") == frames
+    assert_empty(shelf)
+
+
+def test_a_fetch_of_what_was_replaced_does_not_release_the_next(shelf: HandoffShelf) -> None:
+    old = put(shelf, "r")
+    fetched = shelf.frames(EPOCH, "r", 0)
+    new = put(shelf, "r", value=7)
+    assert list(fetched) == old != new
+    assert fetch(shelf, "r") == new
+    assert_empty(shelf)
+
+
+def test_what_is_put_again_is_the_youngest(shelf: HandoffShelf) -> None:
+    for name in ("a", "b", "a"):
+        put(shelf, name, 4)
+    put(shelf, "c", 4)
+    assert_gone(shelf, "b")
+    assert len(shelf) == 2
+
+
+@dataclass(eq=False)
+class Waits:
+    """What the model knows of a hand-off."""
+
+    order: int
+    frames: list[bytes]
+    num_bytes: int
+    deadline_s: float
+
+
+@dataclass
+class Fetching:
+    """A fetch that has begun, and what it should still give."""
+
+    of: Waits
+    frames: Iterator[bytes]
+    rest: list[bytes]
+
+
+class ShelfMachine(RuleBasedStateMachine):
+    """Hand-offs come, are fetched frame by frame, given up, released and forgotten; the model looks at all of them."""
+
+    CAPACITY = 8 * BLOCK_BYTES
+    names = st.sampled_from(["a", "b", "c", "d"])
+    picks = st.integers(0, 1000)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.shelf = HandoffShelf(EPOCH, LEASE_S, self.CAPACITY, self.clock)
+        self.waits: dict[str, Waits] = {}
+        self.fetching: list[Fetching] = []
+        self.num_put = 0
+
+    def forget(self, over: Callable[[Waits], bool]) -> None:
+        self.waits = {name: waits for name, waits in self.waits.items() if not over(waits)}
+
+    @rule(name=names, num_blocks=st.integers(1, 9))
+    def put(self, name: str, num_blocks: int) -> None:
+        self.num_put += 1
+        blocks = blocks_of(num_blocks, self.num_put)
+        assert self.shelf.put(name, blocks, ENDPOINT) == KVTicket(ENDPOINT, EPOCH, name, LEASE_S)
+        deadline_s = self.clock.now_s + LEASE_S
+        self.waits[name] = Waits(self.num_put, list(frames_of(blocks, 0)), blocks.nbytes, deadline_s)
+        while len(self.waits) > 1 and sum(waits.num_bytes for waits in self.waits.values()) > self.CAPACITY:
+            del self.waits[min(self.waits, key=lambda name: self.waits[name].order)]
+
+    @rule(name=names, first_block=st.integers(-1, 10))
+    def begin(self, name: str, first_block: int) -> None:
+        waits = self.waits.get(name)
+        if waits is None:
+            assert_gone(self.shelf, name)
+            return
+        frames = self.shelf.frames(EPOCH, name, first_block)
+        self.fetching.append(Fetching(waits, frames, waits.frames[max(0, first_block) :]))
+
+    @rule(name=names, first_block=st.integers(-1, 10))
+    def ask_another_life(self, name: str, first_block: int) -> None:
+        with pytest.raises(NoSuchHandoffError):
+            self.shelf.frames(OTHER_EPOCH, name, first_block)
+
+    @precondition(lambda self: self.fetching)
+    @rule(pick=picks, times=st.integers(1, 10))
+    def go_on(self, pick: int, times: int) -> None:
+        """Take a few frames. Who asks for one more than there are has fetched them."""
+        fetching = self.fetching.pop(pick % len(self.fetching))
+        for _ in range(times):
+            frame = next(fetching.frames, None)
+            if frame is None:
+                assert not fetching.rest
+                self.forget(lambda waits: waits is fetching.of)
+                return
+            assert frame == fetching.rest.pop(0)
+        self.fetching.append(fetching)
+
+    @precondition(lambda self: self.fetching)
+    @rule(pick=picks)
+    def give_up(self, pick: int) -> None:
+        self.fetching.pop(pick % len(self.fetching))
+
+    @rule(name=names)
+    def release(self, name: str) -> None:
+        self.shelf.release(name)
+        self.waits.pop(name, None)
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, LEASE_S / 2, LEASE_S]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        self.forget(lambda waits: waits.deadline_s <= self.clock.now_s)
+
+    @invariant()
+    def it_holds_what_the_model_holds(self) -> None:
+        assert len(self.shelf) == len(self.waits)
+        assert self.shelf.num_bytes == sum(waits.num_bytes for waits in self.waits.values())
+        assert self.shelf.num_bytes <= self.CAPACITY or len(self.shelf) == 1
+
+    def teardown(self) -> None:
+        """Fetches that have begun come to their ends, the rest when their leases do."""
+        self.clock.now_s += LEASE_S
+        for fetching in self.fetching:
+            assert list(fetching.frames) == fetching.rest
+        assert_empty(self.shelf)
+
+
+def test_random_histories_agree_with_the_model() -> None:
+    run_state_machine_as_test(ShelfMachine, settings=settings(deadline=None, max_examples=150, stateful_step_count=40))
