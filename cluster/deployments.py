@@ -32,11 +32,12 @@ class PrefillReplica(PoolReplica):
     """One prefill worker."""
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
-        worker = PrefillWorker(load_engine(settings))
-        self._host = WorkerHost(worker, settings)
-        shelf = HandoffShelf(self._host.worker.epoch)
-        serve_kv(self._host.server, shelf)
-        self._service = PrefillService(worker, self._host.worker, shelf, self._host.server)
+        built = load_engine(settings)
+        worker = PrefillWorker(built)
+        self._host = WorkerHost(worker, built, settings)
+        self._shelf = HandoffShelf(self._host.worker.epoch)
+        serve_kv(self._host.server, self._shelf)
+        self._service = PrefillService(worker, self._host.worker, self._shelf, self._host.server)
         self._host.on_abort(self._service.abort)
         await self._host.server.start()
 
@@ -45,6 +46,11 @@ class PrefillReplica(PoolReplica):
         async with aclosing(self._service.prefill(request)) as items:
             async for item in items:
                 yield item
+
+    async def record_routing_stats(self) -> dict[str, object]:
+        """As for any worker; and a lease that ended while nobody came is over."""
+        self._shelf.expire()
+        return await super().record_routing_stats()
 
     async def __del__(self) -> None:
         """Awaited by Serve when the last request has been answered: some of their KV may not have been fetched yet."""
@@ -55,8 +61,9 @@ class DecodeReplica(PoolReplica):
     """One decode worker."""
 
     async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc]
-        worker = DecodeWorker(load_engine(settings))
-        self._host = WorkerHost(worker, settings)
+        built = load_engine(settings)
+        worker = DecodeWorker(built)
+        self._host = WorkerHost(worker, built, settings)
         client = WorkerClient(settings.token)
         self._service = DecodeService(worker, self._host.worker, client.fetch, self._host.server)
         self._host.on_abort(self._service.abort)

@@ -1,8 +1,9 @@
 """What can befall a request on its way, and what a front door remembers of it."""
 
+import asyncio
 import hashlib
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -13,6 +14,7 @@ from workers.request import GenerationRequest
 RETRY_RATIO, RETRY_BURST = 0.1, 256.0  # one worker may hold many requests, and all of them may try again once
 QUARANTINE_S, MAX_QUARANTINED = 600.0, 1024
 NO_WORKER_TIMEOUT_S = 60.0
+TOGETHER_S = 0.25  # deaths of requests that one worker had are noticed within so long of each other
 
 
 class Loss(Enum):
@@ -64,6 +66,8 @@ class RequestFailures:
         self._clock = clock
         self._retries_left = RETRY_BURST
         self._quarantined: OrderedDict[bytes, float] = OrderedDict()
+        self._second_deaths_s: deque[float] = deque(maxlen=MAX_QUARANTINED)
+        self.isolation = asyncio.Lock()  # held by the one suspect that may be tried
 
     def admit(self, request: GenerationRequest) -> None:
         """Count a request. Raises QuarantinedError for one that workers died of lately."""
@@ -79,9 +83,18 @@ class RequestFailures:
         self._retries_left -= 1
         return True
 
+    async def died_alone(self) -> bool:
+        """Whether one request only had its second death now. Several cannot all be the cause."""
+        now_s = self._clock()
+        self._second_deaths_s.append(now_s)
+        await asyncio.sleep(TOGETHER_S)
+        return sum(abs(then_s - now_s) <= TOGETHER_S for then_s in self._second_deaths_s) == 1
+
     def quarantine(self, request: GenerationRequest) -> None:
         """Refuse requests like this one for a while."""
-        self._quarantined[digest(request)] = self._clock() + QUARANTINE_S
+        name = digest(request)
+        self._quarantined[name] = self._clock() + QUARANTINE_S
+        self._quarantined.move_to_end(name)
         if len(self._quarantined) > MAX_QUARANTINED:
             self._quarantined.popitem(last=False)
 

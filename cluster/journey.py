@@ -21,6 +21,7 @@ from workers.request import Beat, GenerationRequest, RequestOutput
 STALL_S = 4.0  # without a sign of life, which come every half second
 RETRY_S = 0.05  # before the first retry, doubled for each
 MAX_RETRY_S = 1.0
+ISOLATED_OUTPUTS = 2
 
 Item = TypeVar("Item")
 
@@ -55,6 +56,7 @@ class Journey:
         self._output_token_ids: list[int] = []
         self._num_cached_tokens: int | None = None
         self._num_deaths = 0
+        self._alone_for = 0
         self._unreached_since_s: float | None = None
 
     async def outputs(self) -> AsyncGenerator[RequestOutput]:
@@ -68,6 +70,14 @@ class Journey:
         """
         self._failures.admit(self._request)
         deadline_s = self._now_s() + self._request.timeout_s if self._request.timeout_s is not None else None
+        try:
+            async with aclosing(self._attempts(deadline_s)) as outputs:
+                async for output in outputs:
+                    yield self._taken(output)
+        finally:
+            self._isolate_for(0)
+
+    async def _attempts(self, deadline_s: float | None) -> AsyncGenerator[RequestOutput]:
         request = self._request
         for attempt in count():
             left_s = None if deadline_s is None else deadline_s - self._now_s()
@@ -77,7 +87,7 @@ class Journey:
             try:
                 async with aclosing(self._attempt(request, deadline_s)) as outputs:
                     async for output in outputs:
-                        yield self._taken(output)
+                        yield output
                         if output.finish_reason is not None:
                             return
             except WorkerLostError as lost:
@@ -88,10 +98,17 @@ class Journey:
         if not await self._workers.starts_at_decode(request):
             prefilled = await self._prefilled(request, deadline_s)
             yield prefilled.first_output
-        async with aclosing(self._watched(self._workers.decode(request, prefilled), request, deadline_s)) as outputs:
-            async for output in outputs:
-                self._unreached_since_s = None  # not before: prefills that nobody goes on with are no service
-                yield output
+        ticket = prefilled.ticket if prefilled else None
+        try:
+            decoding = self._watched(self._workers.decode(request, prefilled), request, deadline_s)
+            async with aclosing(decoding) as outputs:
+                async for output in outputs:
+                    self._unreached_since_s = None  # not before: prefills that nobody goes on with are no service
+                    ticket = None
+                    yield output
+        finally:
+            if ticket is not None:  # nobody may have come for the KV
+                self._workers.abort(ticket.endpoint, ticket.request_id)
 
     async def _prefilled(self, request: GenerationRequest, deadline_s: float | None) -> Prefilled:
         async with aclosing(self._watched(self._workers.prefill(request), request, deadline_s)) as outcomes:
@@ -130,10 +147,8 @@ class Journey:
 
     async def _recover(self, lost: WorkerLostError, attempt: int) -> None:
         """Wait for the next attempt, or give up."""
-        self._num_deaths += lost.loss.is_death
-        if self._num_deaths > 1:
-            self._failures.quarantine(self._request)
-            raise QuarantinedError from lost
+        if lost.loss.is_death:
+            await self._count_death()
         if lost.loss is Loss.UNREACHED:
             if self._unreached_since_s is None:
                 self._unreached_since_s = self._now_s()
@@ -143,8 +158,30 @@ class Journey:
             raise NoWorkerError from lost
         await asyncio.sleep(min(RETRY_S * 2**attempt, MAX_RETRY_S) if attempt else 0)
 
+    async def _count_death(self) -> None:
+        """At the second one the request is the cause, unless others were with it both times.
+
+        Then they go on one by one, each alone until it has got further than at its last death, and the cause is the one
+        that does not. One token more is not enough: that may be the prefill's, and what kills is to decode.
+        """
+        self._num_deaths += 1
+        if self._num_deaths < 2:
+            return
+        if self._alone_for or await self._failures.died_alone():
+            self._failures.quarantine(self._request)
+            raise QuarantinedError
+        await self._failures.isolation.acquire()
+        self._alone_for = ISOLATED_OUTPUTS
+
+    def _isolate_for(self, num_outputs: int) -> None:
+        """Stay alone for so many outputs more."""
+        if self._alone_for and not num_outputs:
+            self._failures.isolation.release()
+        self._alone_for = num_outputs
+
     def _taken(self, output: RequestOutput) -> RequestOutput:
         """An output as the client counts it: under the request's own id, with what its first attempt found cached."""
+        self._isolate_for(max(self._alone_for - 1, 0))
         self._output_token_ids += output.token_ids
         if self._num_cached_tokens is None:
             self._num_cached_tokens = min(output.num_cached_tokens, len(self._request.prompt_token_ids))

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import msgpack
@@ -16,6 +17,7 @@ FETCH, ABORT = "/raydix.Worker/FetchKV", "/raydix.Worker/Abort"
 FRAME_TIMEOUT_S = 2.0  # a prefill worker that is silent for so long is given up; the prompt is computed again
 ABORT_TIMEOUT_S = 5.0
 MAX_CHANNELS = 64
+NOTHING = 2**31  # a first block that no prompt has
 
 
 def serve_kv(server: WorkerServer, shelf: HandoffShelf) -> None:
@@ -42,22 +44,21 @@ class WorkerClient:
         self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
 
     async def fetch(self, ticket: KVTicket, blocks: ReceivedBlocks) -> None:
-        """Fetch the blocks that are missing.
+        """Fetch the blocks that are missing, or where none is say so: then the worker need not keep them.
 
         Raises:
             grpc.RpcError: the worker cannot be reached, or has not got them.
             TimeoutError: it has fallen silent.
             BadFrameError: what it sent is not trusted.
         """
-        request = msgpack.packb([ticket.epoch, ticket.request_id, blocks.first_block])
+        first_block = blocks.first_block if blocks.num_missing else NOTHING
+        request = msgpack.packb([ticket.epoch, ticket.request_id, first_block])
         call = self._channel(ticket.endpoint).unary_stream(FETCH)(request, metadata=self._metadata)
         try:
-            while blocks.num_missing:
-                async with asyncio.timeout(FRAME_TIMEOUT_S):
-                    frame = await call.read()
-                if frame is grpc.aio.EOF:
-                    raise NoSuchHandoffError(f"{blocks.num_missing} blocks were not sent")
+            while (frame := await self._next(call)) is not grpc.aio.EOF:
                 blocks.add(frame)
+            if blocks.num_missing:
+                raise NoSuchHandoffError(f"{blocks.num_missing} blocks were not sent")
         finally:
             call.cancel()
 
@@ -70,6 +71,10 @@ class WorkerClient:
         """End all connections."""
         while self._channels:
             await self._channels.popitem()[1].close()
+
+    async def _next(self, call: Any) -> Any:
+        async with asyncio.timeout(FRAME_TIMEOUT_S):
+            return await call.read()
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
         channel = self._channels.pop(endpoint, None)

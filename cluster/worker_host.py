@@ -17,6 +17,7 @@ from radix.event_batch import EventBatch
 from workers.async_worker import AsyncWorker, Worker
 from workers.config import EngineConfig
 from workers.engine.build import BuiltEngine, build_engine
+from workers.engine.warm_up import warm_up
 from workers.weights.model_dir import resolve_model_dir
 
 logger = logging.getLogger("ray.serve")
@@ -33,7 +34,7 @@ class WorkerSettings:
         secret: keys the block hashes, at most 64 bytes.
         token: admits callers to the worker's own port.
         worker_host: address of that port; None for the node's own.
-        step_timeout_s: an engine step that takes longer counts as hung.
+        step_timeout_s: an engine step that takes longer counts as hung; more where a slow machine needs it.
     """
 
     model: str
@@ -47,9 +48,11 @@ class WorkerSettings:
 class WorkerHost(Generic[Output]):
     """Runs one worker inside a Serve replica."""
 
-    def __init__(self, worker: Worker[Output], settings: WorkerSettings) -> None:
+    def __init__(self, worker: Worker[Output], built: BuiltEngine, settings: WorkerSettings) -> None:
+        full_step_s = warm_up(built.engine, settings.engine.scheduler.max_num_batched_tokens)
+        step_timeout_s = max(settings.step_timeout_s, full_step_s)
         self.server = WorkerServer(settings.token, settings.worker_host or ray.util.get_node_ip_address())
-        self.worker = AsyncWorker(worker, self._publish, settings.step_timeout_s)
+        self.worker = AsyncWorker(worker, self._publish, step_timeout_s)
         self._publisher = EventPublisher(self.server, self.worker.epoch, self.worker.snapshot)
 
     def on_abort(self, abort: Callable[[str], None]) -> None:

@@ -121,7 +121,7 @@ class DecodeService:
     async def _fetched(self, request: GenerationRequest, prefilled: Prefilled) -> ReceivedBlocks:
         """The KV as far as it could be had; without it the prompt is computed here."""
         blocks = await self._driver.call(lambda: self._worker.expect(request, prefilled))
-        if blocks.num_missing and prefilled.ticket is not None:
+        if prefilled.ticket is not None:
             try:
                 await self._fetch(prefilled.ticket, blocks)
             except Exception as error:  # whatever befell the other worker or the network: there is another way
