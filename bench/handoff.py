@@ -55,7 +55,7 @@ class Prefill:
 
     async def ticket(self, size_mib: int, request_id: str) -> Prefilled:
         """Where to fetch them."""
-        ticket = self._shelf.put(request_id, self._blocks[size_mib], self._endpoint)
+        ticket = self._shelf.put(request_id, self._blocks[size_mib], self._endpoint, b"")
         return prefilled(size_mib, ticket)
 
 

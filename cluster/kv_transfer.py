@@ -24,9 +24,9 @@ def serve_kv(server: WorkerServer, shelf: HandoffShelf) -> None:
     """Let decode workers fetch what waits on a shelf."""
 
     async def fetch(request: bytes, context: Context) -> AsyncIterator[bytes]:
-        epoch, request_id, first_block = msgpack.unpackb(request)
+        epoch, request_id, token_digest, first_block = msgpack.unpackb(request)
         try:
-            frames = shelf.frames(epoch, request_id, first_block)
+            frames = shelf.frames(epoch, request_id, token_digest, first_block)
         except NoSuchHandoffError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         for frame in frames:
@@ -52,7 +52,7 @@ class WorkerClient:
             BadFrameError: what it sent is not trusted.
         """
         first_block = blocks.first_block if blocks.num_missing else NOTHING
-        request = msgpack.packb([ticket.epoch, ticket.request_id, first_block])
+        request = msgpack.packb([ticket.epoch, ticket.request_id, ticket.token_digest, first_block])
         call = self._channel(ticket.endpoint).unary_stream(FETCH)(request, metadata=self._metadata)
         try:
             while (frame := await self._next(call)) is not grpc.aio.EOF:

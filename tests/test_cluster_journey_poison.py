@@ -34,7 +34,7 @@ class OneWorker:
     async def prefill(self, request: GenerationRequest) -> AsyncGenerator[Beat | Prefilled]:
         yield Beat("p:1")
         done = len(request.output_token_ids)
-        ticket = KVTicket("p:1", "life", request.request_id, 1.0)
+        ticket = KVTicket("p:1", "life", request.request_id, b"", 1.0)
         finish = FinishReason.LENGTH if done + 1 == NUM_TOKENS else None
         yield Prefilled(request.request_id, "", b"", 1, 0, done, finish, ticket=ticket)
 

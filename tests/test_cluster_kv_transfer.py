@@ -45,7 +45,7 @@ class PrefillEnd:
         serve_kv(self.server, self.shelf)
 
     def put(self) -> KVTicket:
-        return self.shelf.put("r", self.blocks, self.server.endpoint)
+        return self.shelf.put("r", self.blocks, self.server.endpoint, digest_tokens(TOKENS))
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ def run(scenario: Callable[[PrefillEnd, WorkerClient], Coroutine[None, None, Non
 def test_the_blocks_from_one_on_arrive_whole_and_are_gone_from_the_shelf(first: int) -> None:
     async def scenario(end: PrefillEnd, client: WorkerClient) -> None:
         received = room(end.put(), first)
-        await client.fetch(KVTicket(end.server.endpoint, "life", "r", 1.0), received)
+        await client.fetch(KVTicket(end.server.endpoint, "life", "r", digest_tokens(TOKENS), 1.0), received)
         assert received.num_missing == 0
         assert np.array_equal(raw(received.read_blocks(first)), end.blocks[first:])
         assert (len(end.shelf), end.shelf.num_bytes) == (0, 0)
@@ -82,7 +82,7 @@ def test_the_blocks_from_one_on_arrive_whole_and_are_gone_from_the_shelf(first: 
 def test_another_life_of_the_worker_knows_nothing_of_it() -> None:
     async def scenario(end: PrefillEnd, client: WorkerClient) -> None:
         end.put()
-        ticket = KVTicket(end.server.endpoint, "the life before", "r", 1.0)
+        ticket = KVTicket(end.server.endpoint, "the life before", "r", digest_tokens(TOKENS), 1.0)
         with pytest.raises(grpc.aio.AioRpcError, match="no KV waits here"):
             await client.fetch(ticket, room(ticket))
         assert len(end.shelf) == 1
@@ -129,7 +129,7 @@ def test_what_does_not_arrive_whole_is_given_up(fault: str, monkeypatch: pytest.
     async def main() -> None:
         server, client = WorkerServer(TOKEN, HOST), WorkerClient(TOKEN)
         server.add_stream(FETCH, fetch)
-        ticket = KVTicket(await server.start(), "life", "r", 1.0)
+        ticket = KVTicket(await server.start(), "life", "r", digest_tokens(TOKENS), 1.0)
         received = room(ticket)
         expected = {"silent": TimeoutError, "short": NoSuchHandoffError, "flipped": BadFrameError}[fault]
         with pytest.raises(expected):

@@ -15,6 +15,7 @@ from workers.pools.kv_frames import frames_of
 from workers.pools.kv_handoff import KVBytes, KVTicket
 
 EPOCH, OTHER_EPOCH = "this life", "another life"
+DIGEST = b"tokens"
 ENDPOINT = "host:1"
 LEASE_S = 10.0
 BLOCK_BYTES = 8
@@ -53,18 +54,18 @@ def blocks_of(num_blocks: int, value: int = 0) -> KVBytes:
 def put(shelf: HandoffShelf, name: str, num_blocks: int = 3, value: int = 0) -> list[bytes]:
     """Returns the frames that a fetch should give."""
     blocks = blocks_of(num_blocks, value)
-    shelf.put(name, blocks, ENDPOINT)
+    shelf.put(name, blocks, ENDPOINT, DIGEST)
     return list(frames_of(blocks, 0))
 
 
 def fetch(shelf: HandoffShelf, name: str, first_block: int = 0) -> list[bytes]:
-    return list(shelf.frames(EPOCH, name, first_block))
+    return list(shelf.frames(EPOCH, name, DIGEST, first_block))
 
 
 def assert_gone(shelf: HandoffShelf, name: str) -> None:
     """It is refused before a frame is asked for."""
     with pytest.raises(NoSuchHandoffError, match=f"no KV waits here for {name}"):
-        shelf.frames(EPOCH, name, 0)
+        shelf.frames(EPOCH, name, DIGEST, 0)
 
 
 def assert_empty(shelf: HandoffShelf) -> None:
@@ -72,7 +73,7 @@ def assert_empty(shelf: HandoffShelf) -> None:
 
 
 def test_a_ticket_says_all_that_a_fetch_needs(shelf: HandoffShelf) -> None:
-    assert shelf.put("r", blocks_of(3), ENDPOINT) == KVTicket(ENDPOINT, EPOCH, "r", LEASE_S)
+    assert shelf.put("r", blocks_of(3), ENDPOINT, DIGEST) == KVTicket(ENDPOINT, EPOCH, "r", DIGEST, LEASE_S)
 
 
 def test_what_waits_is_fetched_once(shelf: HandoffShelf) -> None:
@@ -96,7 +97,7 @@ def test_a_lease_ends(shelf: HandoffShelf, clock: Clock) -> None:
     put(shelf, "late")
     clock.now_s += LEASE_S / 2 - 0.001
     assert len(shelf) == 2
-    assert next(shelf.frames(EPOCH, "early", 0)) == frames[0]
+    assert next(shelf.frames(EPOCH, "early", DIGEST, 0)) == frames[0]
     clock.now_s += 0.001
     assert_gone(shelf, "early")
     assert (len(shelf), shelf.num_bytes) == (1, 3 * BLOCK_BYTES)
@@ -107,7 +108,7 @@ def test_a_lease_ends(shelf: HandoffShelf, clock: Clock) -> None:
 
 def test_a_fetch_that_has_begun_goes_on_when_the_lease_ends(shelf: HandoffShelf, clock: Clock) -> None:
     frames = put(shelf, "r")
-    fetched = shelf.frames(EPOCH, "r", 0)
+    fetched = shelf.frames(EPOCH, "r", DIGEST, 0)
     got = [next(fetched)]
     clock.now_s += LEASE_S
     assert_gone(shelf, "r")
@@ -118,7 +119,7 @@ def test_a_fetch_that_has_begun_goes_on_when_the_lease_ends(shelf: HandoffShelf,
 
 def test_a_fetch_that_ends_early_may_be_begun_again(shelf: HandoffShelf) -> None:
     frames = put(shelf, "r")
-    fetched = shelf.frames(EPOCH, "r", 0)
+    fetched = shelf.frames(EPOCH, "r", DIGEST, 0)
     next(fetched)
     del fetched
     assert fetch(shelf, "r") == frames
@@ -127,7 +128,7 @@ def test_a_fetch_that_ends_early_may_be_begun_again(shelf: HandoffShelf) -> None
 
 def test_two_fetches_at_once_get_the_same(shelf: HandoffShelf) -> None:
     frames = put(shelf, "r")
-    one, other = shelf.frames(EPOCH, "r", 0), shelf.frames(EPOCH, "r", 1)
+    one, other = shelf.frames(EPOCH, "r", DIGEST, 0), shelf.frames(EPOCH, "r", DIGEST, 1)
     assert (next(one), next(other)) == (frames[0], frames[1])
     assert list(one) == frames[1:]
     assert_empty(shelf)
@@ -151,7 +152,7 @@ def test_what_is_released_is_gone(shelf: HandoffShelf) -> None:
 def test_another_life_and_an_unknown_request_get_nothing(shelf: HandoffShelf, epoch: str, name: str) -> None:
     frames = put(shelf, "r")
     with pytest.raises(NoSuchHandoffError):
-        shelf.frames(epoch, name, 0)
+        shelf.frames(epoch, name, DIGEST, 0)
     assert fetch(shelf, "r") == frames
 
 
@@ -197,7 +198,7 @@ def test_what_is_put_again_replaces_the_first_and_begins_a_lease(shelf: HandoffS
 
 def test_a_fetch_of_what_was_replaced_does_not_release_the_next(shelf: HandoffShelf) -> None:
     old = put(shelf, "r")
-    fetched = shelf.frames(EPOCH, "r", 0)
+    fetched = shelf.frames(EPOCH, "r", DIGEST, 0)
     new = put(shelf, "r", value=7)
     assert list(fetched) == old != new
     assert fetch(shelf, "r") == new
@@ -253,7 +254,7 @@ class ShelfMachine(RuleBasedStateMachine):
     def put(self, name: str, num_blocks: int) -> None:
         self.num_put += 1
         blocks = blocks_of(num_blocks, self.num_put)
-        assert self.shelf.put(name, blocks, ENDPOINT) == KVTicket(ENDPOINT, EPOCH, name, LEASE_S)
+        assert self.shelf.put(name, blocks, ENDPOINT, DIGEST) == KVTicket(ENDPOINT, EPOCH, name, DIGEST, LEASE_S)
         deadline_s = self.clock.now_s + LEASE_S
         self.waits[name] = Waits(self.num_put, list(frames_of(blocks, 0)), blocks.nbytes, deadline_s)
         while len(self.waits) > 1 and sum(waits.num_bytes for waits in self.waits.values()) > self.CAPACITY:
@@ -265,13 +266,13 @@ class ShelfMachine(RuleBasedStateMachine):
         if waits is None:
             assert_gone(self.shelf, name)
             return
-        frames = self.shelf.frames(EPOCH, name, first_block)
+        frames = self.shelf.frames(EPOCH, name, DIGEST, first_block)
         self.fetching.append(Fetching(waits, frames, waits.frames[max(0, first_block) :]))
 
     @rule(name=names, first_block=st.integers(-1, 10))
     def ask_another_life(self, name: str, first_block: int) -> None:
         with pytest.raises(NoSuchHandoffError):
-            self.shelf.frames(OTHER_EPOCH, name, first_block)
+            self.shelf.frames(OTHER_EPOCH, name, DIGEST, first_block)
 
     @precondition(lambda self: self.fetching)
     @rule(pick=picks, times=st.integers(1, 10))
@@ -318,3 +319,11 @@ class ShelfMachine(RuleBasedStateMachine):
 
 def test_random_histories_agree_with_the_model() -> None:
     run_state_machine_as_test(ShelfMachine, settings=settings(deadline=None, max_examples=150, stateful_step_count=40))
+
+
+def test_the_kv_of_other_tokens_is_not_given_under_the_same_name() -> None:
+    shelf = HandoffShelf(EPOCH, LEASE_S, clock=lambda: 0.0)
+    shelf.put("r", blocks_of(3), ENDPOINT, DIGEST)
+    with pytest.raises(NoSuchHandoffError):
+        shelf.frames(EPOCH, "r", b"other tokens", 0)
+    assert len(list(shelf.frames(EPOCH, "r", DIGEST, 0))) > 0

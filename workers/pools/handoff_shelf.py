@@ -23,6 +23,7 @@ class Waiting(NamedTuple):
     """One hand-off, and until when it waits."""
 
     blocks: KVBytes
+    token_digest: bytes
     deadline_s: float
 
 
@@ -55,26 +56,26 @@ class HandoffShelf:
         self.expire()
         return len(self._waiting)
 
-    def put(self, request_id: str, blocks: KVBytes, endpoint: str) -> KVTicket:
+    def put(self, request_id: str, blocks: KVBytes, endpoint: str, token_digest: bytes) -> KVTicket:
         """Let a hand-off wait; returns what it is fetched with."""
         self.release(request_id)
         self.expire()
-        self._waiting[request_id] = Waiting(blocks, self._clock() + self._lease_s)
+        self._waiting[request_id] = Waiting(blocks, token_digest, self._clock() + self._lease_s)
         self.num_bytes += blocks.nbytes
         while self.num_bytes > self._capacity_bytes and len(self._waiting) > 1:
             self.release(next(iter(self._waiting)))
-        return KVTicket(endpoint, self.epoch, request_id, self._lease_s)
+        return KVTicket(endpoint, self.epoch, request_id, token_digest, self._lease_s)
 
-    def frames(self, epoch: str, request_id: str, first_block: int) -> Iterator[bytes]:
+    def frames(self, epoch: str, request_id: str, token_digest: bytes, first_block: int) -> Iterator[bytes]:
         """The hand-off from a block on. It has been fetched once all frames have been taken. A fetch that has begun
         goes on when the lease ends.
 
         Raises:
-            NoSuchHandoffError: it is not here. Nothing has been sent then.
+            NoSuchHandoffError: it is not here, or it is the KV of other tokens. Nothing has been sent then.
         """
         self.expire()
         waiting = self._waiting.get(request_id)
-        if epoch != self.epoch or waiting is None:
+        if epoch != self.epoch or waiting is None or waiting.token_digest != token_digest:
             raise NoSuchHandoffError(f"no KV waits here for {request_id}")
         return self._fetch(request_id, waiting, first_block)
 

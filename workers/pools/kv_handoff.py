@@ -23,12 +23,14 @@ class KVTicket:
         endpoint: `host:port` of the prefill worker.
         epoch: names that worker's life. Another life at the same address knows nothing of the ticket.
         request_id: of the attempt.
+        token_digest: of the tokens whose KV it is.
         lease_s: seconds that it waits.
     """
 
     endpoint: str
     epoch: str
     request_id: str
+    token_digest: bytes
     lease_s: float
 
 

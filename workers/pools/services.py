@@ -71,7 +71,8 @@ class PrefillService:
         prefilled, blocks = handoff
         if prefilled.finish_reason is not None:
             return prefilled
-        return prefilled.with_ticket(self._shelf.put(prefilled.request_id, blocks, self._address.endpoint))
+        endpoint, digest = self._address.endpoint, prefilled.token_digest
+        return prefilled.with_ticket(self._shelf.put(prefilled.request_id, blocks, endpoint, digest))
 
 
 class DecodeService:
