@@ -10,23 +10,15 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
+from bench.serving import serving
 from bench.timing import machine
-from cluster.haproxy import THROUGHPUT, free_ports
+from cluster.haproxy import THROUGHPUT
 
-ROOT = Path(__file__).resolve().parents[1]
-SERVES = "Ctrl-C stops it"
-START_TIMEOUT_S = 300.0
 SERVE_DEFAULTS = {name: "01"[value == "0"] for name, value in THROUGHPUT.items()}
 CASES = ("serve", "serve+flags", "haproxy", "haproxy+flags")
 CLIENTS = (1, 16)
@@ -69,32 +61,10 @@ async def load(port: int, asked: bytes, clients: int, seconds: float) -> list[fl
     return [one_s for of_client in taken_s for one_s in of_client]
 
 
-@contextlib.contextmanager
-def serving(case: str) -> Iterator[int]:
-    """The port of a cluster of that case, in processes and directories of its own."""
+def serving_case(case: str) -> contextlib.AbstractContextManager[int]:
+    """The port of a cluster of that case."""
     proxy, _, flags = case.partition("+")
-    (port,) = free_ports(1)
-    with tempfile.TemporaryDirectory(prefix="rx", dir="/tmp") as name:
-        directory, log = Path(name), Path(name) / "log"
-        (directory / "c.yaml").write_text(f"http: {{port: {port}, proxy: {proxy}}}\n")
-        own = {"HOME": name, "RAY_TMPDIR": name, "PYTHONPATH": str(ROOT)}
-        environment = os.environ | own | (THROUGHPUT if flags else SERVE_DEFAULTS)
-        command = [sys.executable, "-c", "from cluster.cli import main; main()", "serve", "--config", f"{name}/c.yaml"]
-        with log.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
-            try:
-                wait_for_start(process, log)
-                yield port
-            finally:
-                process.send_signal(signal.SIGINT)
-
-
-def wait_for_start(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Raises RuntimeError where the cluster does not come up."""
-    end_s = time.monotonic() + START_TIMEOUT_S
-    while SERVES not in log.read_text():
-        if process.poll() is not None or time.monotonic() > end_s:
-            raise RuntimeError(f"the cluster did not come up:\n{log.read_text()[-2000:]}")
-        time.sleep(0.2)
+    return serving(f"http: {{{{port: {{port}}, proxy: {proxy}}}}}\n", THROUGHPUT if flags else SERVE_DEFAULTS)
 
 
 def measure(ports: dict[str, int], rounds: int, seconds: float) -> list[dict[str, object]]:
@@ -134,7 +104,7 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}; ratios are to the first")
     options = parser.parse_args()
     with contextlib.ExitStack() as clusters:
-        ports = {case: clusters.enter_context(serving(case)) for case in options.cases.split(",")}
+        ports = {case: clusters.enter_context(serving_case(case)) for case in options.cases.split(",")}
         rows = measure(ports, options.rounds, options.seconds)
     if options.json:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=2))

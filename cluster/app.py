@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from cluster.autoscaling import autoscaling_config
 from cluster.config import ClusterConfig, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
@@ -72,10 +73,12 @@ def bind_pool(
         request_router_kwargs=routing | {"pool": name, "policy": at.pool.policy},
         request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
     )
+    scaling = at.pool.autoscaling
     deployment = serve.deployment(
         PrefillReplica if name == "prefill" else DecodeReplica,
         name=name,
-        num_replicas=at.pool.replicas,
+        num_replicas=None if scaling else at.pool.replicas,
+        autoscaling_config=autoscaling_config(scaling) if scaling else None,
         max_ongoing_requests=at.pool.max_ongoing_requests,
         ray_actor_options={"num_cpus": at.pool.num_cpus, "num_gpus": at.num_gpus},
         request_router_config=router,

@@ -88,6 +88,42 @@ class EngineSection(Section):
         )
 
 
+class AutoscalingSection(Section):
+    """Between how many replicas a pool has. They start as few."""
+
+    min_replicas: Count = 1
+    max_replicas: Count
+
+    @model_validator(mode="after")
+    def check_bounds(self) -> Self:
+        """At least as many at most as at least."""
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}; it must be at least min_replicas")
+        return self
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """What one replica should have at most, by the name of the measure."""
+        fields = self.model_dump().items()
+        return {name.removeprefix("target_"): float(value) for name, value in fields if name.startswith("target_")}
+
+
+class PrefillAutoscaling(AutoscalingSection):
+    """By prompt tokens that wait to be computed."""
+
+    target_queued_tokens: Count = 8192
+
+
+class DecodeAutoscaling(AutoscalingSection):
+    """By the part of the KV pool that is in use."""
+
+    target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+
+class UnifiedAutoscaling(PrefillAutoscaling, DecodeAutoscaling):
+    """By both, whichever asks for more."""
+
+
 class PoolSection(Section):
     """One pool of workers: how many replicas and what each asks Ray for."""
 
@@ -96,6 +132,37 @@ class PoolSection(Section):
     num_gpus: GpuCount | None = None
     policy: PolicyName = "prefix"
     max_ongoing_requests: Count = 1024
+    autoscaling: AutoscalingSection | None = None
+
+    @model_validator(mode="after")
+    def check_replicas(self) -> Self:
+        """A fixed number, or one that follows the load."""
+        if self.autoscaling is not None and "replicas" in self.model_fields_set:
+            raise ValueError("autoscaling decides on the number of replicas: leave replicas out, or autoscaling")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there may be at a time."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+
+class PrefillSection(PoolSection):
+    """The prefill pool."""
+
+    autoscaling: PrefillAutoscaling | None = None
+
+
+class DecodeSection(PoolSection):
+    """The decode pool."""
+
+    autoscaling: DecodeAutoscaling | None = None
+
+
+class UnifiedSection(PoolSection):
+    """A pool whose workers prefill and decode."""
+
+    autoscaling: UnifiedAutoscaling | None = None
 
 
 class PoolsSection(Section):
@@ -108,9 +175,9 @@ class PoolsSection(Section):
         drain_timeout_s: a worker that is to stop finishes what it has for so long; what is left goes on elsewhere.
     """
 
-    prefill: PoolSection = PoolSection()
-    decode: PoolSection = PoolSection()
-    unified: PoolSection | None = None
+    prefill: PrefillSection = PrefillSection()
+    decode: DecodeSection = DecodeSection()
+    unified: UnifiedSection | None = None
     local_prefill_tokens: Annotated[int, Field(ge=0)] = 64
     step_timeout_s: Seconds = STEP_TIMEOUT_S
     drain_timeout_s: Seconds = 30.0

@@ -23,6 +23,11 @@ class PoolReplica:
         """Called by Serve once a second, for this pool's routers."""
         return await self._host.routing_stats()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve where the pool scales with its load (`cluster.autoscaling`)."""
+        load = await self._host.worker.load()
+        return {"queued_tokens": float(load.queued_tokens), "kv_usage": load.kv_usage}
+
     def check_health(self) -> None:
         """Called by Serve; a replica that raises is replaced."""
         self._host.worker.check_health()

@@ -91,15 +91,16 @@ class Journey:
                         if output.finish_reason is not None:
                             return
             except WorkerLostError as lost:
-                await self._recover(lost, attempt)
+                await self._recover(lost, attempt, deadline_s)
 
     async def _attempt(self, request: GenerationRequest, deadline_s: float | None) -> AsyncGenerator[RequestOutput]:
         prefilled = None
         if not await self._workers.starts_at_decode(request):
             prefilled = await self._prefilled(request, deadline_s)
-            yield prefilled.first_output
         ticket = prefilled.ticket if prefilled else None
         try:
+            if prefilled is not None:
+                yield prefilled.first_output
             decoding = self._watched(self._workers.decode(request, prefilled), request, deadline_s)
             async with aclosing(decoding) as outputs:
                 async for output in outputs:
@@ -145,10 +146,14 @@ class Journey:
         except StopAsyncIteration:
             raise WorkerLostError(Loss.LEFT) from None
 
-    async def _recover(self, lost: WorkerLostError, attempt: int) -> None:
+    async def _recover(self, lost: WorkerLostError, attempt: int, deadline_s: float | None) -> None:
         """Wait for the next attempt, or give up."""
         if lost.loss.is_death:
-            await self._count_death()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._count_death()
+            except TimeoutError:  # it waited for its turn to be tried alone
+                raise TimeIsOverError from None
         if lost.loss is Loss.UNREACHED:
             if self._unreached_since_s is None:
                 self._unreached_since_s = self._now_s()

@@ -24,6 +24,7 @@ APP_NAME = "raydix"
 LOGGING = {"log_level": "WARNING"}  # the terminal is for progress and trouble; Ray keeps full logs in its directory
 LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
+SERVE_WAITS_S = 5.0  # longer than a request may take, for the ingress to say so itself
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 STARTED_S = time.monotonic()
 
@@ -64,7 +65,8 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
         check_enough_gpus(config, gpus)
         app = build_app(config, gpus, worker_host=LOOPBACK)
         say("starting Serve")
-        http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": config.http.request_timeout_s}
+        late_s = config.http.request_timeout_s + SERVE_WAITS_S
+        http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": late_s}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
         say(f"loading {config.model}")
         with progress():
@@ -78,7 +80,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
 def start_ray(config: ClusterConfig) -> None:
     """Start Ray with at least the CPUs that the pools ask for: on a laptop, sharing cores beats waiting for ever."""
     pools = config.pools.by_name.values()
-    num_cpus = max(os.cpu_count() or 1, int(sum(pool.replicas * pool.num_cpus for pool in pools)) + 1)
+    num_cpus = max(os.cpu_count() or 1, int(sum(pool.most_replicas * pool.num_cpus for pool in pools)) + 1)
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
 
 

@@ -58,12 +58,12 @@ def default_num_gpus(config: ClusterConfig, gpus: float) -> float:
 
 def num_workers(config: ClusterConfig) -> int:
     """Of all pools."""
-    return sum(pool.replicas for pool in config.pools.by_name.values())
+    return sum(pool.most_replicas for pool in config.pools.by_name.values())
 
 
 def check_enough_gpus(config: ClusterConfig, gpus: float) -> None:
     """Raise ConfigError where the pools ask for more GPUs than there are: Ray would wait for them for ever."""
-    asked = sum(pool.replicas * place(config, pool, gpus).num_gpus for pool in config.pools.by_name.values())
+    asked = sum(pool.most_replicas * place(config, pool, gpus).num_gpus for pool in config.pools.by_name.values())
     if asked > gpus + 1 / SHARES_OF_ONE:
         raise ConfigError(
             f"pools: {num_workers(config)} workers ask for {asked:g} GPUs and Ray finds {gpus:g} here; set num_gpus of "

@@ -2,53 +2,92 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
+import openai
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from cluster.admission import Admission
 from cluster.answers import Json
 from cluster.api import build_api
-from cluster.completion import Pools
+from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from cluster.frontend import Frontend, FrontendSettings
 from cluster.route_question import RouteQuestion
-from workers.request import FinishReason, GenerationRequest, RequestOutput
+from workers.pools.kv_handoff import Prefilled
+from workers.request import Beat, FinishReason, GenerationRequest, RequestError, RequestOutput
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
 
-SETTINGS = FrontendSettings(str(TINY_MODEL), "tiny", 64, vocab_size=4096, block_size=16, namespace="tiny", secret=b"s")
+SETTINGS = FrontendSettings(
+    str(TINY_MODEL), "tiny", 64, 4096, 16, "tiny", b"s", token="t", request_timeout_s=60, local_prefill_tokens=0
+)
+LIMIT = 2
+SCOPE: dict[str, Any] = {
+    "type": "http",
+    "asgi": {"spec_version": "2.3"},
+    "method": "POST",
+    "path": "/v1/completions",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+}
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "import os"}]}
 TEXT: dict[str, Any] = {"model": "tiny", "prompt": "import os"}
 
 
-class FakePools(Pools):
-    """Answers every request with the same text, one token at a time."""
+class FakePools:
+    """Answers every request with the same text, one token at a time: the first from prefill, the others from decode."""
 
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
         self._tokens = tokenizer.encode(text)[1:]
         self.requests: list[GenerationRequest] = []
+        self.num_opened = 0
         self.num_closed = 0
         self.fails_after: int | None = None
+        self.fails_with: Exception = RuntimeError("a secret of the house at /etc/passwd")
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.known: Json = {"worker": "a"}
         self.asked: list[RouteQuestion] = []
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
+    async def prefill(self, request: GenerationRequest) -> AsyncGenerator[Beat | Prefilled]:
         self.requests.append(request)
-        tokens = self._tokens[: request.sampling.max_tokens]
+        async with aclosing(self._drawn(request, slice(1))) as drawn:
+            async for token, finish_reason in drawn:
+                yield Prefilled(request.request_id, "", b"", 1, 3, token, finish_reason)
+
+    async def decode(
+        self, request: GenerationRequest, prefilled: Prefilled | None
+    ) -> AsyncGenerator[Beat | RequestOutput]:
+        async with aclosing(self._drawn(request, slice(1, request.sampling.max_tokens))) as drawn:
+            async for token, finish_reason in drawn:
+                yield RequestOutput(request.request_id, (token,), 3, finish_reason)
+
+    async def starts_at_decode(self, request: GenerationRequest) -> bool:
+        return False
+
+    def abort(self, endpoint: str, request_id: str) -> None:
+        raise AssertionError("without a sign of life nobody knows where")
+
+    async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
+        self.asked.append(make_question())
+        return {"prefill": self.known, "decode": {}}
+
+    async def _drawn(self, request: GenerationRequest, part: slice) -> AsyncGenerator[tuple[int, FinishReason | None]]:
+        self.num_opened += 1
         try:
-            for count, token in enumerate(tokens, start=1):
-                if self.fails_after is not None and count > self.fails_after:
-                    raise RuntimeError("a secret of the house at /etc/passwd")
+            last = min(request.sampling.max_tokens, len(self._tokens)) - 1
+            for index, token in list(enumerate(self._tokens))[part]:
+                await self.gate.wait()
                 await asyncio.sleep(0)
-                last = count == len(tokens)
-                yield RequestOutput(request.request_id, (token,), 3, FinishReason.LENGTH if last else None)
+                if self.fails_after is not None and index >= self.fails_after:
+                    raise self.fails_with
+                yield token, FinishReason.LENGTH if index == last else None
         finally:
             self.num_closed += 1
-
-    async def ask(self, prefill: RouteQuestion, decode: RouteQuestion) -> Json:
-        self.asked.append(prefill)
-        return {"prefill": self.known, "decode": {}}
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +101,17 @@ def pools(tokenizer: Tokenizer) -> FakePools:
 
 
 @pytest.fixture
-def client(tokenizer: Tokenizer, pools: FakePools) -> Iterator[TestClient]:
-    api = build_api(Frontend(SETTINGS, tokenizer, pools), debug_route=True)
+def admission() -> Admission:
+    return Admission(LIMIT)
+
+
+@pytest.fixture
+def api(tokenizer: Tokenizer, pools: FakePools, admission: Admission) -> FastAPI:
+    return build_api(Frontend(SETTINGS, tokenizer, pools), admission, debug_route=True)
+
+
+@pytest.fixture
+def client(api: FastAPI) -> Iterator[TestClient]:
     with TestClient(api, raise_server_exceptions=False) as client:
         yield client
 
@@ -109,7 +157,7 @@ def test_a_stop_string_ends_the_text_and_the_request(client: TestClient, pools: 
     answer = client.post("/v1/completions", json=TEXT | {"max_tokens": 30, "stop": "STOP"}).json()
     assert answer["choices"][0]["text"] == "def naïve(): 🙂 "
     assert answer["choices"][0]["finish_reason"] == "stop"
-    assert pools.num_closed == 1
+    assert pools.num_opened == pools.num_closed == 2
     assert answer["usage"]["completion_tokens"] < len(pools._tokens)
 
 
@@ -185,6 +233,137 @@ def test_a_failure_in_a_stream_is_an_event_and_no_done_follows(client: TestClien
 
 
 @pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (NoWorkerError(), 503, "overloaded", "1"),
+        (TimeIsOverError(), 504, "deadline_exceeded", None),
+        (QuarantinedError(), 500, "request_quarantined", None),
+        (RequestError("the prompt is too long"), 400, "invalid_value", None),
+    ],
+)
+@pytest.mark.parametrize("fails_after", [0, 1])
+def test_what_befell_a_request_is_told_by_status_and_code(
+    client: TestClient,
+    pools: FakePools,
+    fails_after: int,
+    error: Exception,
+    status: int,
+    code: str,
+    retry_after: str | None,
+) -> None:
+    pools.fails_after, pools.fails_with = fails_after, error
+    response = client.post("/v1/completions", json=TEXT)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.headers.get("retry-after") == retry_after
+
+
+def test_a_full_door_refuses_at_once_and_answers_all_else(
+    client: TestClient, pools: FakePools, admission: Admission
+) -> None:
+    while admission.enter():
+        pass
+    for path, body in (("completions", TEXT), ("chat/completions", CHAT), ("completions", {"no": "request"})):
+        response = client.post(f"/v1/{path}", json=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["type"]) == (429, "overloaded", "rate_limit_error")
+        assert int(response.headers["retry-after"]) >= 1
+        assert f"try again in {response.headers['retry-after']} s" in error["message"]
+    assert pools.requests == []
+    assert client.get("/healthz").status_code == client.get("/v1/models").status_code == 200
+    assert client.get("/debug/route?request_id=cmpl-1").status_code == 200
+    admission.leave()
+    assert client.post("/v1/completions", json=TEXT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", TEXT),
+        ("completions", TEXT | {"stream": True}),
+        ("chat/completions", CHAT | {"stream": True}),
+        ("completions", TEXT | {"prompt": ""}),
+        ("completions", TEXT | {"max_tokens": 64}),
+    ],
+)
+@pytest.mark.parametrize("fails_after", [None, 0, 2])
+def test_however_a_request_ends_its_slot_is_given_back(
+    client: TestClient, pools: FakePools, admission: Admission, path: str, body: Json, fails_after: int | None
+) -> None:
+    pools.fails_after = fails_after
+    for _ in range(LIMIT + 1):
+        assert client.post(f"/v1/{path}", json=body).status_code != 429
+    assert admission.num_in_flight == 0
+
+
+def test_openais_client_is_told_by_the_name_it_knows(client: TestClient, admission: Admission) -> None:
+    while admission.enter():
+        pass
+    theirs = openai.OpenAI(api_key="none", base_url="http://testserver/v1", http_client=client, max_retries=0)
+    with pytest.raises(openai.RateLimitError) as refused:
+        theirs.completions.create(model="tiny", prompt="import os")
+    assert refused.value.code == "overloaded"
+
+
+def asked(api: FastAPI, body: Json) -> "tuple[asyncio.Task[None], list[int]]":
+    """A request on its way, and the status of its answer once there is one."""
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    return asyncio.create_task(api(SCOPE, receive, send)), statuses
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_in_flight_count_until_their_last_byte(api: FastAPI, pools: FakePools, stream: bool) -> None:
+    async def crowd() -> None:
+        body = TEXT | {"stream": stream}
+        pools.gate = asyncio.Event()
+        waiting = [asked(api, body) for _ in range(LIMIT)]
+        while len(pools.requests) < LIMIT:
+            await asyncio.sleep(0)
+        refused, statuses = asked(api, body)
+        await refused
+        assert (statuses, len(pools.requests)) == ([429], LIMIT)
+        pools.gate.set()
+        await asyncio.wait([task for task, _ in waiting])
+        last, statuses = asked(api, body)
+        await last
+        assert [statuses, *(told for _, told in waiting)] == [[200]] * (LIMIT + 1)
+
+    asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_at_any_time_leaves_nothing_behind(
+    api: FastAPI, pools: FakePools, admission: Admission, stream: bool
+) -> None:
+    async def gone_after(turns: int) -> bool:
+        task, _ = asked(api, TEXT | {"stream": stream})
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ended = task.done()
+        task.cancel()
+        await asyncio.wait([task])
+        assert admission.num_in_flight == 0
+        assert pools.num_closed == pools.num_opened, "a worker must not go on for nobody"
+        return ended
+
+    async def all_times() -> None:
+        turns = 0
+        while not await gone_after(turns):
+            turns += 1
+        assert turns > 10
+
+    asyncio.run(all_times())
+
+
+@pytest.mark.parametrize(
     ("path", "header", "fields", "session"),
     [
         ("completions", None, {}, None),
@@ -239,6 +418,6 @@ def test_a_routed_request_is_explained_by_its_id(client: TestClient, pools: Fake
 
 
 def test_the_debug_route_is_there_only_where_it_is_asked_for(tokenizer: Tokenizer, pools: FakePools) -> None:
-    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools)))
+    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools), Admission(LIMIT)))
     assert client.get("/debug/route?request_id=x").status_code == 404
     assert client.post("/debug/route", json=TEXT).status_code == 404

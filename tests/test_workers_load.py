@@ -34,9 +34,11 @@ def test_an_engine_tells_what_waits_less_what_is_cached_and_what_is_free() -> No
     assert engine.load().queued_tokens == 10
     engine.step()
     assert (engine.load().queued_tokens, engine.load().free_blocks, engine.load().num_running) == (2, 9, 1)
+    assert engine.load().kv_usage == 0.25
     while engine.has_work:
         engine.step()
     assert (engine.load().queued_tokens, engine.load().free_blocks) == (0, 12), "cached blocks can be evicted"
+    assert engine.load().kv_usage == 0
     engine.add_request(request_of("s", prompt, 1))
     assert engine.load().queued_tokens == 2, "two blocks of it are cached"
     assert engine.num_computed_tokens == 10

@@ -17,6 +17,7 @@ class WorkerLoad:
         free_blocks: KV blocks that are free or can be evicted at once.
         num_running: sequences that have blocks.
         prefills: of the last prompts, request id and how many leading tokens the prefix cache held.
+        num_blocks: KV blocks in all.
     """
 
     queued_tokens: int = 0
@@ -24,6 +25,12 @@ class WorkerLoad:
     free_blocks: int = 0
     num_running: int = 0
     prefills: tuple[tuple[str, int], ...] = ()
+    num_blocks: int = 0
+
+    @property
+    def kv_usage(self) -> float:
+        """The part of the KV blocks that requests hold."""
+        return 1 - self.free_blocks / self.num_blocks if self.num_blocks else 0.0
 
 
 class PrefillMeter:

@@ -155,6 +155,7 @@ class Engine:
             queued_tokens=waiting + sum(sequence.num_uncomputed_tokens for sequence in running),
             free_blocks=self.kv.pool.num_free + self.kv.cache.num_idle_blocks,
             num_running=len(running),
+            num_blocks=self.kv.pool.num_blocks,
         )
 
     def check_integrity(self) -> None:

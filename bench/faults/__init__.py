@@ -1,0 +1,1 @@
+"""Faults injected into a real cluster, and what its clients notice of them."""
