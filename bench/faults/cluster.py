@@ -45,7 +45,7 @@ class FaultyCluster:
         from cluster.local import APP_NAME, LOGGING
 
         if not ray.is_initialized():
-            replicas.connect(self._cluster.address)
+            replicas.connect(self._cluster.address, LOOPBACK)
             http = {"host": LOOPBACK, "port": self._config.http.port, "request_timeout_s": 600.0}
             serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
         app = build_app(self._config, 0.0, worker_host=LOOPBACK)

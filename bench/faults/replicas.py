@@ -22,11 +22,12 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 Json = dict[str, Any]
 
 
-def connect(address: str) -> None:
-    """Become a driver of a cluster on loopback. Ray would look for it at another address of this machine."""
+def connect(address: str, node_ip: str | None = None) -> None:
+    """Become a driver of a cluster on loopback, at the node of that address or at its only one. Ray would look for the
+    cluster at another address of this machine."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # replicas need not find this module
     services.resolve_ip_for_localhost = lambda host: host
-    ray.init(address=address, _node_ip_address=address.partition(":")[0], log_to_driver=False)
+    ray.init(address=address, _node_ip_address=node_ip, log_to_driver=False)
 
 
 def look(replica: Any) -> Json:
