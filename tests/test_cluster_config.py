@@ -24,6 +24,15 @@ def test_the_documentation_has_all_keys_with_their_defaults() -> None:
     assert documented | {"model": defaults["model"]} == defaults
 
 
+def test_the_documented_example_of_autoscaling_can_be_used() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "configuration.md").read_text("utf-8")
+    pools = parse_config(yaml.safe_load(text.partition("## Autoscaling\n\n```yaml\n")[2].partition("```")[0])).pools
+    assert pools.prefill.autoscaling is not None
+    assert pools.decode.autoscaling is not None
+    assert pools.prefill.autoscaling.targets == {"queued_tokens": 8192.0}
+    assert pools.decode.autoscaling.targets == {"kv_usage": 0.8}
+
+
 def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(

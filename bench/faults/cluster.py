@@ -90,7 +90,8 @@ class FaultyCluster:
         from bench.faults import replicas
 
         names = replicas.replica_names("decode#")
-        armed = replicas.ask(names, replicas.die_at, command["tokens"], int(signal.SIGKILL))
+        mark = os.path.abspath(f"died-at-{command['tokens']}")
+        armed = replicas.ask(names, replicas.die_at, command["tokens"], mark)
         return {"armed": sorted(armed)}
 
     def disarm(self, _: Json) -> Json:

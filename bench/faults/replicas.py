@@ -7,6 +7,7 @@ beside the replica's event loop. So nothing in the product has to serve these qu
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -64,16 +65,17 @@ def task_names(replica: Any) -> list[str]:
     return [getattr(task.get_coro(), "__qualname__", "?") for task in pending(replica)]
 
 
-def die_at(replica: Any, num_tokens: int, number: int) -> None:
-    """Runs in a decode replica: have its process get a signal when it is about to deliver that many tokens at once more
-    than it has since now. The delivery is that of its engine's step, so the last token has not left the process."""
+def die_at(replica: Any, num_tokens: int, mark: str) -> None:
+    """Runs in a decode replica: have its process killed when it is about to deliver the last of so many tokens from now
+    on, so that this one has not left the process. Only the first replica to come there dies: it leaves a file."""
     driver = user_instance(replica)._host.worker
     deliver, left = driver._deliver, [num_tokens]
 
     def counted(outputs: Any, batch: Any) -> None:
         left[0] -= sum(len(output.token_ids) for _, output in outputs)
-        if outputs and left[0] <= 0:
-            os.kill(os.getpid(), number)
+        if outputs and left[0] <= 0 and not os.path.exists(mark):
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGKILL)
         deliver(outputs, batch)
 
     driver._deliver = counted

@@ -36,6 +36,7 @@ def report(answers: Sequence[Answer], faults: Sequence[Fault], leaks: Json, piec
         "faults": dict(sorted(Counter(fault.kind for fault in faults).items())),
         "whole_again_p50_s": rounded(percentile([fault.whole_s - fault.at_s for fault in faults], 0.5)),
         "reasons": dict(Counter(answer.heard.error for answer in failed)),
+        "failures": [failure(answer) for answer in failed][:5],
         "examples": [example(answer) for answer in answers if differences.get(id(answer))][:5],
     }
 
@@ -85,6 +86,13 @@ def spread(name: str, gaps_s: Sequence[float]) -> Json:
         f"recovery_{name}p99_s": rounded(percentile(gaps_s, 0.99)),
         f"recovery_{name}streams": len(gaps_s),
     }
+
+
+def failure(answer: Answer) -> Json:
+    """How far it came, and after how long it ended."""
+    heard = answer.heard
+    lasted_s = rounded(heard.end_s - heard.sent_s)
+    return {"error": heard.error, "status": heard.status, "pieces": len(heard.chunks), "lasted_s": lasted_s}
 
 
 def example(answer: Answer) -> Json:

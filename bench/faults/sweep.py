@@ -1,5 +1,6 @@
 """One stream of 64 tokens, whose decode replica dies at each of them in turn."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -45,8 +46,11 @@ async def sweep(spoken: Remote, port: int, step: int) -> Json:
 async def disarmed(spoken: Remote, injector: Injector, before: Json) -> None:
     """Wait until the replica that died has been replaced, and take the other's trap away."""
     await spoken.do("disarm")
+    await asyncio.sleep(1.0)  # for Ray to notice
     left = {one["name"] for one in (await spoken.do("look"))["replicas"]}
     gone = [one["name"] for one in before["replicas"] if one["name"] not in left]
+    if len(gone) != 1:
+        raise RuntimeError(f"{len(gone)} replicas have died, not one")
     await injector.whole(Fault("sweep", time.monotonic()), gone)
 
 

@@ -1,6 +1,6 @@
 """One server under many requests, under far too many, and while it is updated.
 
-    python -m bench.soak [--requests 10000] [--json] [--clients 16] [--seconds 10] [--updates 5]
+    python -m bench.soak [--requests 10000] [--json] [--clients 16] [--seconds 10] [--updates 5] [--replicas 2]
 
 Starts `raydix serve` with the bundled model. A fifth of the clients leave before their answer is whole. Then requests
 come at ten times the rate that the server was measured to take. Then the same application is deployed again and again
@@ -25,15 +25,21 @@ from cluster.config import ClusterConfig
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import resolve_model_dir
 
-NUM_CASES, MAX_TOKENS, WARM_UP = 32, 8, 200
+NUM_CASES, MAX_TOKENS, WARM_UP = 32, 8, 500
 OVERLOAD, MAX_ONGOING = 10.0, 64
-SETTINGS: Json = {"ingress": {"replicas": 1, "max_ongoing_requests": MAX_ONGOING}, "engine": {"kv_cache_mib": 64}}
-COUNTS = ("requests", "failed", "lost_tokens", "duplicated_tokens", "changed_tokens", "reasons", "examples")
+COUNTS = ("requests", "failed", "lost_tokens", "duplicated_tokens", "changed_tokens", "reasons", "failures", "examples")
+
+
+def settings(replicas: int) -> Json:
+    """So many of everything, and few enough slots at the front doors for an overload to fill them."""
+    each = {"replicas": replicas}
+    ingress = each | {"max_ongoing_requests": MAX_ONGOING // replicas}
+    return {"ingress": ingress, "pools": {"prefill": each, "decode": each}, "engine": {"kv_cache_mib": 64}}
 
 
 async def run(options: argparse.Namespace) -> Json:
     """All three parts on one server."""
-    async with server(SETTINGS) as (driver, port):
+    async with server(settings(options.replicas)) as (driver, port):
         asked = await cases(port, NUM_CASES, MAX_TOKENS)
         say(f"{len(asked)} undisturbed answers taken")
         figures: Json = {"soak": await soak(driver, port, asked, options)}
@@ -95,6 +101,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="of the soak (10000)")
     parser.add_argument("--clients", type=int, default=16, help="that ask at once (16)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring the peak, and of the overload (10)")
+    parser.add_argument("--replicas", type=int, default=2, help="of each pool and of the ingress (2)")
     parser.add_argument("--updates", type=int, default=5, help="rolling updates (5)")
     options = parser.parse_args()
     interruptible()
