@@ -25,11 +25,13 @@ async def sweep(spoken: Remote, port: int, step: int) -> Json:
         before = await spoken.do("look")
         await spoken.do("die_at", tokens=index)
         heard = await complete(port, asked)
-        total += difference(list(heard.text), list(case.text))
-        if heard.error or heard.num_tokens != case.num_tokens:
+        differs = difference(list(heard.text), list(case.text))
+        total += differs
+        if heard.error or differs or heard.num_tokens != case.num_tokens:
             failed.append(index)
         waits_s.append(longest_wait_s([heard.sent_s, *(time_s for time_s, _ in heard.chunks)]))
-        say(f"token {index}: {'failed, ' + heard.error if heard.error else 'whole'}, waited {waits_s[-1]:.2f} s")
+        verdict = heard.error or ("differs" if index in failed else "the same text")
+        say(f"token {index}: {verdict}, waited {waits_s[-1]:.2f} s")
         await disarmed(spoken, injector, before)
     return {
         "kills": len(waits_s),
