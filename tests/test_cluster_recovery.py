@@ -1,8 +1,10 @@
 """Workers of a real cluster are killed, stopped and frozen under streams; clients see the text they would have seen."""
 
+import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +17,10 @@ pytestmark = pytest.mark.ray
 CONFIG = """
 pools: {{prefill: {{replicas: 2}}, decode: {{replicas: 2}}, local_prefill_tokens: 0}}
 http: {{port: {port}}}
+ingress: {{debug_route: true}}
 """
 PROMPT = "import os\n\ndef walk("
-WHOLE_TIMEOUT_S = 90
+WHOLE_TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,18 @@ def cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def num_heard(server: Server, pool: str) -> int:
+    """Workers whose signs of life reach the router: those that serve."""
+    asked = f"http://127.0.0.1:{server.port}/debug/route?prompt=x"
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        candidates = json.load(answer)[pool]["candidates"]
+    return sum(one["age_s"] is not None and one["age_s"] < 2 for one in candidates)
+
+
 def wait_until_whole(server: Server, pool: str, but: int) -> None:
-    """Two live replicas, the lost one not among them, and both of them answering."""
+    """Two workers that serve, the lost one not among them: a test that hits one which still starts shows nothing."""
     deadline_s = time.monotonic() + WHOLE_TIMEOUT_S
-    while len(set(replicas(server, pool)) - {but}) < 2:
+    while but in (there := replicas(server, pool)) or len(there) < 2 or num_heard(server, pool) < 2:
         assert time.monotonic() < deadline_s, f"{pool} was not made whole"
         time.sleep(0.2)
 
@@ -90,7 +101,7 @@ def test_a_stream_goes_on_when_its_decode_worker_is_lost(server: Server, fault: 
 
     begin_s = time.monotonic()
     assert stream(server, 160, at=40, do=lose_the_busiest) == undisturbed
-    assert time.monotonic() - begin_s < 20
+    assert time.monotonic() - begin_s < 60, "not lost for ever: some seconds, more on a busy machine"
     assert hit
     wait_until_whole(server, "decode", hit[0])
 
