@@ -69,7 +69,8 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         """The best candidates, each a rank of its own, and all of them as the last rank."""
         question = argument(pending_request, RouteQuestion)
         if pending_request is not None and question is not None:
-            question.answer.set_result(self._answer(question))
+            if not question.answer.done():  # else whoever asked has not waited
+                question.answer.set_result(self._answer(question))
             await pending_request.future  # until the question is withdrawn, which cancels this
         request = argument(pending_request, GenerationRequest)
         if pending_request is None or request is None:

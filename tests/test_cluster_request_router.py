@@ -165,3 +165,17 @@ def test_a_question_is_answered_and_never_sent() -> None:
         assert router.curr_num_routing_tasks == 0
 
     run(scene)
+
+
+def test_a_question_that_nobody_waits_for_any_more_disturbs_nobody() -> None:
+    async def scene(a: FakeReplica, b: FakeReplica) -> None:
+        router = make_router(a, b)
+        question = RouteQuestion(request_id="r")
+        question.answer.cancel()
+        asking = asyncio.ensure_future(router.choose_replicas([a, b], pending("q", question)))
+        await asyncio.sleep(0)
+        assert not asking.done(), "it waits to be withdrawn, as any question"
+        asking.cancel()
+        assert await assigned(router, pending("r")) in ("a", "b")
+
+    run(scene)
