@@ -23,7 +23,7 @@ from tests.scripted_workers import (
     tokens_of,
 )
 
-STALL_S = 0.1
+STALL_S = 0.5  # a busy machine may hold the loop up for some tenths of a second
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_a_request_looks_for_a_worker_for_so_long_and_takes_no_retry_for_it(monk
     began_s = time.monotonic()
     with pytest.raises(NoWorkerError):
         outputs_of(workers, shared=RequestFailures(no_worker_timeout_s=0.2))
-    assert 0.2 <= time.monotonic() - began_s < 2
+    assert 0.2 <= time.monotonic() - began_s < 10
     assert len(workers.prefilled) > 5
 
 
@@ -129,7 +129,7 @@ def test_a_deadline_ends_a_request_wherever_it_is(workers: ScriptedWorkers, time
     began_s = time.monotonic()
     with pytest.raises(TimeIsOverError):
         outputs_of(workers, a_request(timeout_s))
-    assert timeout_s <= time.monotonic() - began_s < timeout_s + 1
+    assert timeout_s <= time.monotonic() - began_s < timeout_s + 5
 
 
 def test_a_deadline_ends_a_request_for_which_there_is_nobody_to_ask() -> None:
