@@ -1,6 +1,6 @@
 """Strict attention in Triton: a position's bits depend neither on the kernel, nor on the chunk, nor on the batch.
 
-Where there is no GPU this holds the kernels' arithmetic to it, with NumPy's products in place of the tensor cores'.
+Where there is no GPU this holds the kernels' arithmetic to it, with products by rows in place of the tensor cores'.
 """
 
 import pytest
