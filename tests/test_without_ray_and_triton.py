@@ -28,6 +28,7 @@ from pathlib import Path
 from workers.config import CacheConfig, EngineConfig
 from workers.engine.build import build_engine
 from workers.pools.decode_worker import DecodeWorker
+from workers.pools.kv_frames import frames_of
 from workers.pools.prefill_worker import PrefillWorker
 from workers.request import GenerationRequest, SamplingParams
 
@@ -36,9 +37,12 @@ prefill, decode = (pool(build_engine(Path(sys.argv[1]), config)) for pool in (Pr
 request = GenerationRequest("r", tuple(range(2, 40)), SamplingParams(max_tokens=8, temperature=0, ignore_eos=True))
 prefill.add_request(request)
 while prefill.has_work:
-    for _, handoff in prefill.step():
-        decode.add_request(request, handoff)
-tokens = []
+    for _, (prefilled, blocks) in prefill.step():
+        received = decode.expect(request, prefilled)
+        for frame in frames_of(blocks, received.first_block):
+            received.add(frame)
+        decode.add_prefilled(request, prefilled, received)
+tokens = [prefilled.first_token]
 while decode.has_work:
     tokens += [token for _, output in decode.step() for token in output.token_ids]
 assert not {"ray", "triton"} & set(sys.modules)
