@@ -1,7 +1,7 @@
 """Tokens per second of the whole engine on models with random weights: no checkpoint is needed.
 
 python -m bench.gpu_engine [--models llama-3-8b tinyllama-1.1b] [--batch-sizes 1 64] [--context 2048]
-                           [--device cuda] [--json] [--out FILE]
+                           [--group-size 128] [--device cuda] [--json] [--out FILE]
 
 A row for each model, numerics and batch size. Prompts of `context` random tokens that share nothing are computed first;
 then steps are timed in which every sequence gains one token.
@@ -63,17 +63,18 @@ class Load:
     numerics: Literal["strict", "fast"]
     context: int
     batch_sizes: tuple[int, ...]
+    group_size: int
     device: torch.device
 
     def case(self, batch_size: int) -> str:
         """The name of a row."""
-        return f"{self.model} {self.numerics} b={batch_size} ctx={self.context}"
+        return f"{self.model} g{self.group_size} {self.numerics} b={batch_size} ctx={self.context}"
 
 
 def build(load: Load) -> Engine:
     """An engine on random int4 weights."""
     spec = SPECS[load.model]
-    weights = WeightConfig(numerics=load.numerics, device=str(load.device))
+    weights = WeightConfig(numerics=load.numerics, group_size=load.group_size, device=str(load.device))
     config = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=max(load.batch_sizes)), weights=weights)
     loaded = WeightLoader(RandomTensors(load.device), spec, weights, load.device).load()
     return assemble_engine(spec, loaded, config, namespace="random").engine
@@ -172,6 +173,7 @@ def main() -> int:
     parser.add_argument("--numerics", nargs="+", choices=["fast", "strict"], default=["fast", "strict"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--context", type=int, default=2048, help="tokens of a prompt")
+    parser.add_argument("--group-size", type=int, default=128, help="weights of a scale, 128 as the goals are stated")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the rows in a file, one by one")
@@ -180,7 +182,8 @@ def main() -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no GPU to run the engine on; --device cpu --models toy --context 64 tries it without one")
     sizes = tuple(options.batch_sizes)
-    loads = [Load(model, n, options.context, sizes, device) for model in options.models for n in options.numerics]
+    names = [(model, numerics) for model in options.models for numerics in options.numerics]
+    loads = [Load(*name, options.context, sizes, options.group_size, device) for name in names]
     found = [asdict(row) for row in run(loads, options.out)]
     if options.json:
         print(json.dumps({"environment": environment(device), "rows": found}, indent=1))

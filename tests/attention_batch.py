@@ -77,7 +77,7 @@ def attend(
 ) -> torch.Tensor:
     """The kernels: [tokens, heads, head_dim]."""
     new, contexts = zip(*lens, strict=True)
-    plan = plan_attention(new, contexts, sequences.group, tiling, window, workspace_rows)
+    plan = plan_attention(new, contexts, sequences.group, sequences.shape.num_kv_heads, tiling, window, workspace_rows)
     workspace = AttentionWorkspace(sequences.shape, workspace_rows, DEVICE)
     workspace.acc.fill_(float("nan"))  # not what an earlier call has left there
     attention = TritonPagedAttention(sequences.shape, tiling, workspace)

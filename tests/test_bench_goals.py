@@ -51,11 +51,11 @@ def test_bandwidth_is_of_the_data_sheet_and_rates_are_as_they_are() -> None:
         ("int4_gate_up 28672x4096 g128 M=256", "int4 linear, 256 rows"),
         ("paged_attention decode 32/8 heads batch=64 context=4096 fast", "decode, batch 64, context 4096"),
         ("paged_attention prefill 32/8 heads new=8192 context=8192 fast", "prefill of 8192"),
-        ("llama-3-8b fast b=64 ctx=2048", "llama-3-8b, batch 64"),
+        ("llama-3-8b g128 fast b=64 ctx=2048", "llama-3-8b, batch 64"),
         ("int4_linear 6144x4096 g64 M=1", None),
         ("paged_attention decode 32/8 heads batch=1 context=8192 fast", None),
         ("paged_attention decode 32/8 heads batch=64 context=4096 strict", None),
-        ("llama-3-8b strict b=64 ctx=2048", None),
+        ("llama-3-8b g128 strict b=64 ctx=2048", None),
     ],
 )
 def test_a_case_counts_for_one_goal_or_none(case: str, goal: str | None) -> None:

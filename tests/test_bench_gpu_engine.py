@@ -16,12 +16,12 @@ from workers.engine.sequence import Sequence
 from workers.request import GenerationRequest, SamplingParams
 
 CPU = torch.device("cpu")
-TOY = Load("toy", "strict", 40, (1, 3), CPU)
+TOY = Load("toy", "strict", 40, (1, 3), 64, CPU)
 
 
 def test_every_batch_size_has_a_row_whose_figures_agree() -> None:
     found = list(rows(TOY))
-    assert [row.case for row in found] == ["toy strict b=1 ctx=40", "toy strict b=3 ctx=40"]
+    assert [row.case for row in found] == ["toy g64 strict b=1 ctx=40", "toy g64 strict b=3 ctx=40"]
     for batch_size, row in zip(TOY.batch_sizes, found, strict=True):
         assert row.error == ""
         assert 0 < row.min_ms <= row.ms_per_step <= row.max_ms
@@ -99,7 +99,7 @@ def test_the_command_prints_json_and_keeps_it(
     monkeypatch.setattr("sys.argv", ["bench", *options, "--out", str(tmp_path / "engine.json")])
     assert main() == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [row["case"] for row in printed["rows"]] == ["toy strict b=2 ctx=33"]
+    assert [row["case"] for row in printed["rows"]] == ["toy g128 strict b=2 ctx=33"]
     assert json.loads((tmp_path / "engine.json").read_text()) == printed
 
 

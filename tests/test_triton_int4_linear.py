@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from kernels.int4 import PackedInt4, dequantize
 from kernels.triton_ops.int4_linear import int4_gate_up, int4_linear_partials
 from kernels.triton_ops.int4_weight import pack_for_triton
+from kernels.triton_ops.sum_partials import sum_partials
 from tests.test_triton_int4_weight import random_packed
 from tests.triton_device import DEVICE, DTYPES
 
@@ -75,6 +76,24 @@ def test_ranges_of_inputs_are_summed_apart() -> None:
         assert_near(partial, x[:, begin:end].double() @ weight[:, begin:end].T)
 
 
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_ranges_are_added_up_in_order_where_a_program_takes_all(
+    group_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever reads partial sums adds them: the same bits, which another order has not."""
+    weight = pack_for_triton(on_device(random_packed(130, 1280, group_size, 3)))
+    x = rows(70, 1280, DTYPES[-1])
+    partials = int4_linear_partials(x, weight)
+    assert len(partials) > 2
+    monkeypatch.setattr("kernels.triton_ops.linear_config.MANY", 1)
+    (whole,) = int4_linear_partials(x, weight)
+    in_order = partials[0]
+    for partial in partials[1:]:
+        in_order = in_order + partial
+    assert torch.equal(whole, in_order)
+    assert not torch.equal(whole, partials.flip(0).cumsum(0)[-1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("num_rows", "group_size"), [(1, 32), (3, 128), (33, 64), (65, 128)])
 def test_gate_and_up(num_rows: int, group_size: int, dtype: torch.dtype) -> None:
@@ -123,11 +142,13 @@ def test_bfloat16_against_float64(num_outputs: int, num_inputs: int, group_size:
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize(("num_outputs", "num_inputs"), [(4096, 4096), (28672, 4096)])
 def test_bits_do_not_depend_on_the_rows_beside(num_outputs: int, num_inputs: int, group_size: int) -> None:
+    """The many rows are whole sums of large programs, those of fewer rows are partial and of smaller ones."""
     weight = pack_for_triton(on_device(random_packed(num_outputs, num_inputs, group_size, 2)))
-    x = rows(300, num_inputs, torch.bfloat16)
-    whole, gated = int4_linear_partials(x, weight), int4_gate_up(x, weight)
-    for count in (1, 2, 7, 16, 17, 64, 65, 256):
-        for begin in (0, 300 - count):
+    x = rows(2100, num_inputs, torch.bfloat16)
+    (whole,), gated = int4_linear_partials(x, weight), int4_gate_up(x, weight)
+    for count in (1, 2, 7, 16, 17, 64, 65, 256, 1024):
+        for begin in (0, len(x) - count):
             part = x[begin : begin + count].contiguous()
-            assert torch.equal(int4_linear_partials(part, weight), whole[:, begin : begin + count]), (count, begin)
+            summed = sum_partials(int4_linear_partials(part, weight))
+            assert torch.equal(summed, whole[begin : begin + count]), (count, begin)
             assert torch.equal(int4_gate_up(part, weight), gated[begin : begin + count]), (count, begin)

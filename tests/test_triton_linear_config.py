@@ -23,16 +23,22 @@ def test_ranges_are_long_enough(shape: tuple[int, int], step: int) -> None:
 @given(SHAPES, st.integers(1, 5000), st.booleans())
 def test_a_program_takes_all_rows_up_to_its_most(shape: tuple[int, int], num_rows: int, gated: bool) -> None:
     config = int4_config(shape, 128, num_rows, gated=gated)
-    assert config.num_rows >= min(num_rows, 128)
+    assert config.num_rows >= min(num_rows, 64)
     assert config.num_rows in (16, 32, 64, 128)
     assert config.num_outputs // config.num_warps in (16, 32)
     assert config.num_splits == 1 or not gated
+    assert config.num_partials == (1 if config.whole else config.num_splits)
 
 
 def test_the_layers_of_llama_3_8b_fill_132_sms() -> None:
     """Programs for one row: two an SM or so, and no more partial sums than that needs."""
     splits = {shape: splits_for(shape, 128) for shape in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))}
-    assert list(splits.values()) == [4, 4, 1, 4]
+    assert list(splits.values()) == [4, 4, 1, 8]
     for shape, ranges in splits.items():
         config = int4_config(shape, 128, 1)
         assert shape[0] // config.num_outputs * ranges >= 132
+
+
+def test_many_rows_leave_no_partial_sums() -> None:
+    for shape in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)):
+        assert int4_config(shape, 128, 2048).num_partials == 1

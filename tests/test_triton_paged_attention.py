@@ -116,7 +116,8 @@ def test_work_is_filled_again_for_the_next_step() -> None:
     work = AttentionWork(num_merges=3, num_tiles=0, max_segments=9, window=0, device=DEVICE)
     for contexts in ([80, 40, 70], [33, 1, 32], [79, 40, 0]):
         lens = [(1, context) for context in contexts]
-        work.fill(plan_attention([1, 1, 1], contexts, sequences.group, tiling, 0, workspace.rows))
+        heads = sequences.group, sequences.shape.num_kv_heads
+        work.fill(plan_attention([1, 1, 1], contexts, *heads, tiling, 0, workspace.rows))
         q = new_tokens(sequences, lens)
         out = attention(q, sequences.cache, block_tables(sequences), work).view(q.shape)
         assert torch.equal(out, attend(sequences, lens, tiling))
@@ -131,14 +132,14 @@ def test_a_cuda_graph_serves_contexts_of_any_length() -> None:
     work = AttentionWork(num_merges=3, num_tiles=0, max_segments=32, window=0, device=DEVICE)
     lens = [(1, 3000), (1, 700), (1, 1500)]
     q, tables = new_tokens(sequences, lens), block_tables(sequences)
-    work.fill(plan_attention([1, 1, 1], [3000, 700, 1500], 4, tiling, 0, 256))
+    work.fill(plan_attention([1, 1, 1], [3000, 700, 1500], 4, 8, tiling, 0, 256))
     attention(q, sequences.cache, tables, work)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = attention(q, sequences.cache, tables, work)
     for contexts in ([3000, 700, 1500], [17, 512, 513], [2999, 0, 1]):
         lens = [(1, context) for context in contexts]
-        work.fill(plan_attention([1, 1, 1], contexts, 4, tiling, 0, 256))
+        work.fill(plan_attention([1, 1, 1], contexts, 4, 8, tiling, 0, 256))
         q.copy_(new_tokens(sequences, lens))
         graph.replay()
         assert torch.equal(out.view(q.shape), attend(sequences, lens, tiling))

@@ -43,5 +43,6 @@ def aot_row(case: str, kernel: CompiledKernel) -> Row:
         "spills": kernel.spill_bytes,
         "shared_bytes": kernel.shared_bytes,
         "registers": kernel.registers,
+        "threads": int(re.findall(r"\.(?:req|max)ntid (\d+)", kernel.ptx)[0]),
         "loads_16_bytes": len(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]*128", kernel.sass)),
     }

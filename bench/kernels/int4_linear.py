@@ -30,15 +30,16 @@ def cases() -> list[KernelCase]:
 
 def compiled_cases() -> list[KernelCase]:
     """One for every way a kernel is compiled that differs in more than numbers."""
-    linear = [int4_case((4096, 4096), rows, 128) for rows in (1, 32, 64, 256)]
+    linear = [int4_case((4096, 4096), rows, 128) for rows in (1, 32, 64, 256, 2048)]
     groups = [int4_case((4096, 4096), rows, group) for rows, group in ((1, 32), (1, 64), (256, 32))]
-    gate_up = [gate_up_case((28672, 4096), rows, 128) for rows in (1, 64, 256)]
-    return [*linear, *groups, *gate_up, dense_case(HEAD, 1), dense_case(HEAD, 64), sum_case(4, 64, 4096)]
+    gate_up = [gate_up_case((28672, 4096), rows, 128) for rows in (1, 64, 256, 2048)]
+    deep = [int4_case((4096, 14336), rows, 128) for rows in (1, 64)]
+    return [*linear, *deep, *groups, *gate_up, dense_case(HEAD, 1), dense_case(HEAD, 64), sum_case(4, 64, 4096)]
 
 
 def int4_case(shape: tuple[int, int], rows: int, group_size: int) -> KernelCase:
     """The product and its partial sums, which whatever comes next adds up."""
-    splits = int4_config(shape, max(UNIT, group_size), rows).num_splits
+    splits = int4_config(shape, max(UNIT, group_size), rows).num_partials
 
     def make(device: torch.device) -> Launch:
         x, weight = random(rows, shape[1], device), random_weight(shape, group_size, device)
@@ -71,7 +72,7 @@ def gate_up_case(shape: tuple[int, int], rows: int, group_size: int) -> KernelCa
 
 def dense_case(shape: tuple[int, int], rows: int) -> KernelCase:
     """A weight in bfloat16, float32 results."""
-    splits = dense_config(shape, 64, rows).num_splits
+    splits = dense_config(shape, 64, rows).num_partials
 
     def make(device: torch.device) -> Launch:
         x, weight = random(rows, shape[1], device), random(*shape, device)

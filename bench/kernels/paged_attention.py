@@ -79,7 +79,8 @@ def make_paged(size: Size, strict: bool, device: torch.device) -> Launch:
     cache = normal(2, tables.numel(), BLOCK_SIZE, shape.num_kv_heads, shape.head_dim, device=device)
     workspace = AttentionWorkspace(shape, 1 << 14, device)
     lens = [size.new] * size.batch, [size.context] * size.batch
-    plan = plan_attention(*lens, shape.num_heads // shape.num_kv_heads, tiling, 0, workspace.rows)
+    heads = shape.num_heads // shape.num_kv_heads, shape.num_kv_heads
+    plan = plan_attention(*lens, *heads, tiling, 0, workspace.rows)
     work = AttentionWork.of(plan, 0, device)
     attention = TritonPagedAttention(shape, tiling, workspace)
     return lambda: attention(q, cache, tables, work)

@@ -24,6 +24,7 @@ class AttentionPlanner:
         self, shape: AttentionShape, tiling: AttentionTiling, windows: Iterable[int], workspace_rows: int
     ) -> None:
         self._group = shape.num_heads // shape.num_kv_heads
+        self._kv_heads = shape.num_kv_heads
         self._tiling = tiling
         self._windows = tuple(dict.fromkeys(windows))
         self._workspace_rows = workspace_rows
@@ -48,8 +49,8 @@ class AttentionPlanner:
         return True
 
     def _plans(self, query_lens: Sequence[int], context_lens: Sequence[int]) -> dict[int, AttentionPlan]:
-        lengths = query_lens, context_lens
+        lengths, heads = (query_lens, context_lens), (self._group, self._kv_heads)
         return {
-            window: plan_attention(*lengths, self._group, self._tiling, window, self._workspace_rows)
+            window: plan_attention(*lengths, *heads, self._tiling, window, self._workspace_rows)
             for window in self._windows
         }

@@ -4,8 +4,8 @@ The weight goes from shared memory to registers, is taken apart there, and is mu
 memory. (q - zero) is exact in bfloat16 and float16; the scale is applied in float32 to each group's sum.
 
 Bits: a row's result depends on the row and on the weight alone, not on the rows beside it. Groups are added in order
-into `num_splits` float32 sums, which depends on the weight's shape only (linear_config.py); nothing is atomic. The one
-thing that varies with the number of rows is the instruction's width (m64n16k16 to m64n128k16).
+into `num_splits` float32 sums, which depends on the weight's shape only (linear_config.py); nothing is atomic. What
+varies with the number of rows is the instruction's width (m64n16k16 to m64n64k16), and who adds the sums up.
 """
 
 import torch
@@ -70,12 +70,12 @@ def add_step(
 
 
 @triton.jit
-def store_tile(
-    out: tl.tensor, tile: tl.tensor, rows: tl.tensor, outputs: tl.tensor, num_rows: int, num_outputs: int
-) -> None:
-    """Write a tile [outputs, rows] to out [num_rows, num_outputs], as far as it lies within."""
+def tile_of(
+    out: tl.tensor, rows: tl.tensor, outputs: tl.tensor, num_rows: int, num_outputs: int
+) -> tuple[tl.tensor, tl.tensor]:
+    """Where a tile [outputs, rows] lies in out [num_rows, num_outputs], and what of it lies within."""
     mask = (rows[None, :] < num_rows) & (outputs[:, None] < num_outputs)
-    tl.store(out + rows[None, :] * num_outputs + outputs[:, None], tile.to(out.dtype.element_ty), mask=mask)
+    return out + rows[None, :] * num_outputs + outputs[:, None], mask
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -93,18 +93,19 @@ def int4_kernel(
     ROWS: tl.constexpr,
     GROUP: tl.constexpr,
     SPLITS: tl.constexpr,
+    WHOLE: tl.constexpr,
     GATED: tl.constexpr,
     ASM: tl.constexpr,
 ) -> None:
     """Grid (rows / ROWS, tiles / TILES, SPLITS): TILES tiles of 64 outputs, `tile_stride` apart, times ROWS rows.
 
+    WHOLE: a program of a grid (.., .., 1) takes all ranges, and adds their sums up in `out`, in order.
     GATED: the two tiles are gate and up, and silu(gate) * up [num_rows, num_outputs] is what is written.
     """
     UNITS: tl.constexpr = GROUP // 64 if GROUP > 64 else 1
     GROUPS: tl.constexpr = 64 * UNITS // GROUP
     first_tile = tl.program_id(1) * (1 if GATED else TILES)
     num_steps = num_inputs // (64 * UNITS)
-    begin, end = tl.program_id(2) * num_steps // SPLITS, (tl.program_id(2) + 1) * num_steps // SPLITS
 
     first_row = (tl.program_id(0) * ROWS).to(tl.int64)
     rows = tl.arange(0, ROWS)
@@ -116,23 +117,29 @@ def int4_kernel(
     word_tile = words + tiles[:, None, None].to(tl.int64) * (num_inputs * 32)
     word_tile += tl.arange(0, UNITS)[None, :, None] * 2048 + tl.arange(0, 2048)[None, None, :]
 
-    sums = tl.zeros((64 * TILES, ROWS), tl.float32)
-    for step in range(begin, end):
-        packed = tl.load(word_tile + step * (UNITS * 2048))
-        group = coefficients + step * (GROUPS * num_padded) + outputs
-        sums = add_step(sums, packed, x_tile + step * (UNITS * 64), live, group, num_padded, UNITS, GROUP, ASM)
-
-    out_tile = out + (tl.program_id(2).to(tl.int64) * num_rows + first_row) * num_outputs
-    if GATED:
-        gate, up = tl.split(sums.reshape(2, 64, ROWS).trans(1, 2, 0))
-        gated = gate / (1.0 + tl.exp(-gate)) * up
-        store_tile(out_tile, gated, rows, first_tile * 64 + tl.arange(0, 64), num_rows - first_row, num_outputs)
-    else:
-        store_tile(out_tile, sums, rows, outputs, num_rows - first_row, num_outputs)
+    coefficients += outputs
+    first_range = tl.program_id(2)
+    out += (first_range.to(tl.int64) * num_rows + first_row) * num_outputs
+    for split in range(first_range, SPLITS if WHOLE else first_range + 1):
+        sums = tl.zeros((64 * TILES, ROWS), tl.float32)
+        for step in range(split * num_steps // SPLITS, (split + 1) * num_steps // SPLITS):
+            packed = tl.load(word_tile + step * (UNITS * 2048))
+            group = coefficients + step * (GROUPS * num_padded)
+            sums = add_step(sums, packed, x_tile + step * (UNITS * 64), live, group, num_padded, UNITS, GROUP, ASM)
+        if GATED:
+            gate, up = tl.split(sums.reshape(2, 64, ROWS).trans(1, 2, 0))
+            gated = (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty)
+            place, mask = tile_of(out, rows, first_tile * 64 + tl.arange(0, 64), num_rows - first_row, num_outputs)
+            tl.store(place, gated, mask=mask)
+        else:
+            place, mask = tile_of(out, rows, outputs, num_rows - first_row, num_outputs)
+            if WHOLE:
+                sums += tl.load(place, mask=mask & (split > 0), other=-0.0)  # x + -0 is x, for 0 and -0 too
+            tl.store(place, sums, mask=mask)
 
 
 def int4_linear_partials(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Tensor:
-    """x W^T in ranges of inputs: float32 [splits, M, N], to be added in order.
+    """x W^T in ranges of inputs: float32 [splits, M, N], to be added in order; of many rows their sum, [1, M, N].
 
     Args:
         x: bfloat16 or float16 [M, K], contiguous.
@@ -143,7 +150,7 @@ def int4_linear_partials(x: torch.Tensor, weight: TritonInt4Weight) -> torch.Ten
     """
     check_rows(x, weight.num_inputs)
     config = int4_config(weight.shape, weight.step_size, len(x))
-    out = torch.empty(config.num_splits, len(x), weight.num_outputs, device=x.device)
+    out = torch.empty(config.num_partials, len(x), weight.num_outputs, device=x.device)
     launch(x, weight, out, config, tile_stride=1)
     return out
 
@@ -175,7 +182,7 @@ def launch(
 ) -> None:
     """Multiply into `out`: partial sums, or where the tiles are not neighbours silu(gate) * up."""
     row_tiles = triton.cdiv(len(x), config.num_rows)
-    int4_kernel[(row_tiles, weight.num_padded // config.num_outputs, config.num_splits)](
+    int4_kernel[(row_tiles, weight.num_padded // config.num_outputs, config.num_partials)](
         x,
         weight.words,
         weight.coefficients,
@@ -189,6 +196,7 @@ def launch(
         ROWS=config.num_rows,
         GROUP=weight.group_size,
         SPLITS=config.num_splits,
+        WHOLE=config.whole,
         GATED=out.ndim == 2,
         ASM=not triton.knobs.runtime.interpret,
         num_warps=config.num_warps,

@@ -79,7 +79,7 @@ class TritonPagedAttention:
             work.segments, work.num_segments, self._workspace.acc, self._workspace.sums,
             block_tables.stride(0), work.window, self._scale,
             **self._constants, BLOCK_SIZE=cache.shape[2], ROWS=work.segment_rows, TILE=tiling.tile,
-            SEGMENT=tiling.segment, STAGES=tiling.stages, num_warps=tiling.segment_warps,
+            STAGES=tiling.stages, num_warps=tiling.segment_warps,
         )  # fmt: skip
 
     def _merge_segments(self, out: torch.Tensor, work: AttentionWork) -> None:

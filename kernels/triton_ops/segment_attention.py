@@ -1,8 +1,8 @@
 """Attention in two kernels, for few query rows over long contexts: each segment of keys alone, then in order as one.
 
-A segment is a fixed number of keys at absolute positions (Flash-Decoding splits contexts, Dao et al. 2023; with splits
-of fixed size instead of fixed count, a position's bits do not depend on what else is computed). Its partial results lie
-in a workspace, a row of it for each query row and segment: float32 `partial_acc` [rows, kv_heads, head_dim] and
+A segment is a range of keys at absolute positions (Flash-Decoding splits contexts, Dao et al. 2023; in strict numerics
+they are of one size, so that a position's bits do not depend on what else is computed). Its partial results lie in a
+workspace, a row of it for each query row and segment: float32 `partial_acc` [rows, kv_heads, head_dim] and
 `partial_sums` [rows, kv_heads, 2], highest score and sum of weights.
 
 The grid of `attend_segments` is fixed, and how many items there are is read from the device: one CUDA graph serves
@@ -35,20 +35,20 @@ def attend_segments(
     BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
-    SEGMENT: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
     """Program (head, i) of a grid [kv_heads, programs] does items i, i + programs, ... (`AttentionWork.segments`)."""
     head = tl.program_id(0)
     dims = tl.arange(0, DIMS)
     for item in range(tl.program_id(1), tl.load(num_items), tl.num_programs(1)):
-        sequence = tl.load(items + item * 7)
-        segment_start = tl.load(items + item * 7 + 1)
-        first_row = tl.load(items + item * 7 + 2)
-        first_partial = tl.load(items + item * 7 + 3)
-        query_start = tl.load(items + item * 7 + 4)
-        query_len = tl.load(items + item * 7 + 5)
-        context_len = tl.load(items + item * 7 + 6)
+        sequence = tl.load(items + item * 8)
+        segment_start = tl.load(items + item * 8 + 1)
+        segment_end = tl.load(items + item * 8 + 2)
+        first_row = tl.load(items + item * 8 + 3)
+        first_partial = tl.load(items + item * 8 + 4)
+        query_start = tl.load(items + item * 8 + 5)
+        query_len = tl.load(items + item * 8 + 6)
+        context_len = tl.load(items + item * 8 + 7)
         first_token = (query_start + first_row // GROUP).to(tl.int64)
         offsets, exists = query_rows(first_row, query_len, GROUP, HEAD_DIM, ROWS, DIMS, KV_HEADS * GROUP * HEAD_DIM)
         queries = tl.load(q + (first_token * KV_HEADS + head) * (GROUP * HEAD_DIM) + offsets, mask=exists, other=0.0)
@@ -60,7 +60,7 @@ def attend_segments(
             k_cache + head * HEAD_DIM, v_cache + head * HEAD_DIM,
             block_tables + sequence.to(tl.int64) * table_stride,
             max(segment_start, (first_position - window + 1) // TILE * TILE),
-            min(segment_start + SEGMENT, context_len), context_len, window, scale,
+            segment_end, context_len, window, scale,
             KV_HEADS * HEAD_DIM, BLOCK_SIZE, HEAD_DIM, TILE, STAGES, MASKED=True,
         )  # fmt: skip
         place = (first_partial + tl.arange(0, ROWS)).to(tl.int64) * KV_HEADS + head
