@@ -5,6 +5,7 @@ a machine into one directory, and statistics and metrics onto fixed ports of eve
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -29,8 +30,16 @@ RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 # Serve passes "-db -f FILE" and has just written FILE. exec, because Serve waits for the process id that it started.
 # Where its manager is killed, HAProxy must not go on holding the port.
 LAUNCHER = """#!/bin/sh
-sed -i -E 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' "$3" && exec {keeper}'{binary}' "$@"
+sed -i -E -e 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' \\
+    -e 's#^( *errorfile 50[0-9]) .*$#\\1 {unavailable}#' "$3" && exec {keeper}'{binary}' "$@"
 """
+# HAProxy's own answer where no front door is left to give one; Serve's is "500 Internal Server Error" in plain text.
+UNAVAILABLE = {
+    "message": "the front door was replaced while it had this request; try again",
+    "type": "server_error",
+    "param": None,
+    "code": "overloaded",
+}
 
 
 @contextlib.contextmanager
@@ -73,22 +82,39 @@ def variables(http: HttpSection, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "state"),
+        # A front door that stops closes connections that HAProxy may just have written a request to. It answered
+        # nothing, so the request goes to another one; were it only lost on the way back, an answer is computed twice.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         # For load balancers outside to notice, 30 s otherwise. Here is none, and Ctrl-C would take as long.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
 
 
 def write_launcher(directory: Path, stats_port: int, metrics_port: int) -> Path:
-    """A command that starts HAProxy with its statistics and metrics on loopback, which Serve offers no setting for."""
-    launcher = directory / "haproxy"
+    """A command that starts HAProxy with its statistics and metrics on loopback, and with errors in the API's form:
+    Serve offers no settings for either."""
+    launcher, unavailable = directory / "haproxy", directory / "unavailable.http"
+    unavailable.write_bytes(unavailable_response())
     keeper = "setpriv --pdeathsig KILL " if shutil.which("setpriv") else ""
     launcher.write_text(
         LAUNCHER.format(
-            stats=stats_port, metrics=metrics_port, loopback=LOOPBACK, keeper=keeper, binary=haproxy_binary()
+            stats=stats_port,
+            metrics=metrics_port,
+            loopback=LOOPBACK,
+            unavailable=unavailable,
+            keeper=keeper,
+            binary=haproxy_binary(),
         )
     )
     launcher.chmod(0o700)
     return launcher
+
+
+def unavailable_response() -> bytes:
+    """503 as HAProxy sends it, byte for byte."""
+    body = json.dumps({"error": UNAVAILABLE}).encode()
+    headers = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", "Retry-After: 1"]
+    return "\r\n".join([*headers, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 def haproxy_binary() -> str:

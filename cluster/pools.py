@@ -16,7 +16,7 @@ from cluster.failures import Loss, WorkerLostError
 from cluster.kv_transfer import WorkerClient
 from cluster.request_router import routing_request
 from cluster.route_question import RouteQuestion
-from workers.async_worker import RequestAbortedError, WorkerDiedError, WorkerLeavingError
+from workers.async_worker import RequestAbortedError, WorkerDiedError
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, GenerationRequest, RequestOutput
 
@@ -120,7 +120,7 @@ class ServePools:
 def loss_of(error: Exception) -> Loss | None:
     """How a worker was lost, if that is what an error of Serve or of the worker says."""
     match error:
-        case WorkerLeavingError() | RequestAbortedError():
+        case RequestAbortedError():
             return Loss.LEFT
         case DeploymentUnavailableError():
             return Loss.UNREACHED

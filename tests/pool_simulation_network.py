@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from cluster.failures import Loss, WorkerLostError
 from tests.pool_simulation_world import World
-from workers.async_worker import RequestAbortedError, WorkerDiedError, WorkerLeavingError
+from workers.async_worker import RequestAbortedError, WorkerDiedError
 
 END, NOTHING = object(), object()
 Mangle = Callable[[Any], list[Any]]
@@ -177,7 +177,7 @@ class Call:
 def lost_by(error: Exception) -> Exception:
     """What the caller is told of an error at the host; as `cluster.pools.loss_of`."""
     match error:
-        case WorkerLeavingError() | RequestAbortedError():
+        case RequestAbortedError():
             return WorkerLostError(Loss.LEFT)
         case WorkerDiedError():
             return WorkerLostError(Loss.DIED)

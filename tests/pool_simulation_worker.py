@@ -89,7 +89,8 @@ class Life:
     def leave(self) -> None:
         """As by SIGTERM: it takes nothing more, and is gone when all that waits has been fetched."""
         self.is_leaving = True
-        self.driver.leave()
+        for request_id in list(self.engine._sequences):
+            self.driver.abort(request_id)
 
     @property
     def is_healthy(self) -> bool:

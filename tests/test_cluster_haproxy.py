@@ -1,6 +1,7 @@
 """cluster/haproxy.py without Ray: what Serve is told, and what the launcher makes of the file that Serve writes."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -82,6 +83,19 @@ def test_the_launcher_moves_statistics_and_metrics_to_loopback_and_nothing_else(
         f"frontend prometheus\n    bind 127.0.0.1:{metrics}\nfrontend x\n    bind *:80\n"
         f"listen stats\n  bind 127.0.0.1:{stats}\n"
     )
+
+
+def test_the_launcher_has_errors_in_the_form_of_the_api(tmp_path: Path, stand_in: Path) -> None:
+    told = variables(HTTP, tmp_path)
+    file = tmp_path / "haproxy.cfg"
+    file.write_text("defaults\n    errorfile 502 /x/500.http\n    errorfile 504 /x/500.http\n    errorloc 500 /y\n")
+    subprocess.run([told["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(file)], capture_output=True, check=True)
+    ours = tmp_path / "unavailable.http"
+    assert file.read_text() == f"defaults\n    errorfile 502 {ours}\n    errorfile 504 {ours}\n    errorloc 500 /y\n"
+    head, _, body = ours.read_bytes().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
 def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path, stand_in: Path) -> None:

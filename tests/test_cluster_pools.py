@@ -15,7 +15,7 @@ from cluster.failures import Loss, WorkerLostError
 from cluster.pools import ServePools, loss_of
 from cluster.route_question import RouteQuestion
 from tests.scripted_workers import a_request
-from workers.async_worker import RequestAbortedError, WorkerDiedError, WorkerLeavingError
+from workers.async_worker import RequestAbortedError, WorkerDiedError
 from workers.request import GenerationRequest, RequestError
 
 
@@ -126,7 +126,6 @@ def rpc_error(code: grpc.StatusCode) -> Exception:
 @pytest.mark.parametrize(
     ("error", "loss"),
     [
-        (WorkerLeavingError(), Loss.LEFT),
         (RequestAbortedError(), Loss.LEFT),
         (WorkerDiedError(), Loss.DIED),
         (RayActorError(), Loss.DIED),

@@ -52,10 +52,6 @@ class RequestAbortedError(Exception):
     """The request was ended by `abort`, and its stream with it."""
 
 
-class WorkerLeavingError(Exception):
-    """The worker is asked to stop: it takes no more, and what it has is to go on elsewhere."""
-
-
 @dataclass(frozen=True)
 class Call:
     """A function to run on the worker's thread, and where its result goes."""
@@ -100,7 +96,6 @@ class AsyncWorker(Generic[Output]):
         self._streams: dict[str, asyncio.Queue[Output | BaseException]] = {}
         self._error: BaseException | None = None
         self._stopping = False
-        self._leaving = False
         self._busy_since_s = math.inf  # what the thread does now, it has been doing since; infinite where it waits
         self.step_timeout_s = step_timeout_s
         self._start()
@@ -120,13 +115,10 @@ class AsyncWorker(Generic[Output]):
         Raises:
             RequestError: `add` does, or the id is in use.
             WorkerDiedError: the engine failed or hangs.
-            WorkerLeavingError: the worker is asked to stop.
             RequestAbortedError: `abort` was called.
         """
         if request_id in self._streams:
             raise RequestError(f"a request with the id {request_id} is already running")
-        if self._leaving:
-            raise WorkerLeavingError
         stream: asyncio.Queue[Output | BaseException] = asyncio.Queue()
         self._streams[request_id] = stream
         try:
@@ -146,11 +138,6 @@ class AsyncWorker(Generic[Output]):
         self._submit(lambda: self._worker.abort(request_id))
         if request_id in self._streams:
             self._streams[request_id].put_nowait(RequestAbortedError())
-
-    def leave(self) -> None:
-        """Take no more requests, and end the streams of those that run, for them to go on elsewhere."""
-        self._leaving = True
-        self._fail_streams(WorkerLeavingError)
 
     @property
     def epoch(self) -> str:
