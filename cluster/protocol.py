@@ -8,21 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from workers.request import SamplingParams
+from workers.sampling_params import MAX_LISTED_TOKENS
 
 SessionName = Annotated[str, Field(max_length=512)]
 StopString = Annotated[str, Field(min_length=1)]
+Penalty = Annotated[float | None, Field(ge=-2, le=2, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+TokenName = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 # Fields of the API that would change the answer, with the values that do not.
 NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
     "logprobs": (None, False),
     "n": (None, 1),
-    "presence_penalty": (None, 0),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tools": (None, []),
@@ -38,7 +40,8 @@ class StreamOptions(BaseModel):
 
 
 class GenerationBody(BaseModel):
-    """What both kinds of completion have in common."""
+    """What both kinds of completion have in common. `top_k`, `min_p`, `repetition_penalty`, `min_tokens`,
+    `stop_token_ids` and `ignore_eos` are vLLM's additions to the API."""
 
     model_config = ConfigDict(strict=True)
     model: str
@@ -49,6 +52,13 @@ class GenerationBody(BaseModel):
     top_k: Annotated[int | None, Field(ge=0)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    logit_bias: Annotated[dict[TokenName, Bias] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = None
+    min_tokens: Annotated[int | None, Field(ge=0)] = None
+    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
     ignore_eos: bool = False
     user: SessionName | None = None
     prompt_cache_key: SessionName | None = None
@@ -75,7 +85,8 @@ class GenerationBody(BaseModel):
         return self.prompt_cache_key or self.user
 
     def sampling(self, max_tokens: int) -> SamplingParams:
-        """How to draw; without a seed, one that no other request has."""
+        """How to draw; without a seed, one that no other request has. Raises RequestError where values do not fit each
+        other."""
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -83,6 +94,13 @@ class GenerationBody(BaseModel):
             top_k=self.top_k or 0,
             seed=uuid.uuid4().int >> 64 if self.seed is None else self.seed,
             ignore_eos=self.ignore_eos,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            stop_token_ids=self.stop_token_ids or (),
+            min_tokens=self.min_tokens or 0,
         )
 
 
