@@ -21,6 +21,7 @@ class Loss(Enum):
     """How a worker was lost to a request."""
 
     DIED = "its process or its engine failed, or the engine hangs"
+    ABSENT = "it was gone before it gave a sign of life"
     SILENT = "it gives no sign of life"
     LEFT = "it was asked to stop"
     UNREACHED = "the request was never sent"

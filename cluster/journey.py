@@ -22,6 +22,7 @@ STALL_S = 4.0  # without a sign of life, which come every half second
 RETRY_S = 0.05  # before the first retry, doubled for each
 MAX_RETRY_S = 1.0
 ISOLATED_OUTPUTS = 2
+MAX_ABSENT = 2  # a node takes a worker of each pool with it, and for a moment requests are still sent to both
 
 Item = TypeVar("Item")
 
@@ -56,6 +57,7 @@ class Journey:
         self._output_token_ids: list[int] = []
         self._num_cached_tokens: int | None = None
         self._num_deaths = 0
+        self._num_absent = 0
         self._alone_for = 0
         self._unreached_since_s: float | None = None
 
@@ -130,6 +132,8 @@ class Journey:
                         continue
                     ended = isinstance(item, Prefilled) or getattr(item, "finish_reason", None) is not None
                     yield item
+        except WorkerLostError as lost:
+            raise lost if endpoint or lost.loss is not Loss.DIED else WorkerLostError(Loss.ABSENT) from lost
         finally:
             if endpoint and not ended:
                 self._workers.abort(endpoint, request.request_id)
@@ -148,7 +152,7 @@ class Journey:
 
     async def _recover(self, lost: WorkerLostError, attempt: int, deadline_s: float | None) -> None:
         """Wait for the next attempt, or give up."""
-        if lost.loss.is_death:
+        if self._may_have_died_of_it(lost.loss):
             try:
                 async with asyncio.timeout_at(deadline_s):
                     await self._count_death()
@@ -162,6 +166,12 @@ class Journey:
         elif not self._failures.may_retry():
             raise NoWorkerError from lost
         await asyncio.sleep(min(RETRY_S * 2**attempt, MAX_RETRY_S) if attempt else 0)
+
+    def _may_have_died_of_it(self, loss: Loss) -> bool:
+        """Whether the worker had the request, as far as anybody can tell. What kills at once may kill before the first
+        sign of life has come through, so not every worker may have been gone before."""
+        self._num_absent += loss is Loss.ABSENT
+        return loss.is_death or (loss is Loss.ABSENT and self._num_absent > MAX_ABSENT)
 
     async def _count_death(self) -> None:
         """At the second one the request is the cause, unless others were with it both times.

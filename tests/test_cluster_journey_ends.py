@@ -52,6 +52,15 @@ def test_nothing_but_deaths_brings_a_request_into_quarantine(loss: Loss | str | 
     assert tokens_of(outputs_of(workers)) == TOKENS
 
 
+def test_workers_that_were_gone_before_they_had_a_request_did_not_die_of_it() -> None:
+    """A node takes a prefill and a decode worker with it, and both are asked before anybody knows."""
+    shared = RequestFailures()
+    workers = ScriptedWorkers([Fate(0, Loss.DIED)] * 2, [Fate(1, Loss.DIED)])
+    assert tokens_of(outputs_of(workers, shared=shared)) == TOKENS
+    with pytest.raises(QuarantinedError):  # what kills at once gives no sign of life either
+        outputs_of(ScriptedWorkers([Fate(0, Loss.DIED)] * 4), shared=shared)
+
+
 def test_a_request_looks_for_a_worker_for_so_long_and_takes_no_retry_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "RETRY_BURST", 0.0)
     workers = ScriptedWorkers([Fate(0, Loss.UNREACHED)] * 100_000)
