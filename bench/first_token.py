@@ -80,7 +80,7 @@ def serving(url: str | None) -> Iterator[str]:
 
     (port,) = free_ports(1)
     config = parse_config({"http": {"port": port}})
-    with proxy_environment(config.http):
+    with proxy_environment(config.http, config.ingress.max_ongoing_requests):
         from cluster.local import local_cluster
 
         with local_cluster(config):

@@ -81,7 +81,7 @@ def run_serve(options: argparse.Namespace) -> None:
     config = parse_config(values)
     from cluster.haproxy import proxy_environment
 
-    with proxy_environment(config.http):
+    with proxy_environment(config.http, config.ingress.max_ongoing_requests):
         from cluster.local import serve_until_interrupted  # imports Ray, which reads the environment
 
         serve_until_interrupted(config)

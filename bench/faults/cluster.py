@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from cluster.config import ClusterConfig, parse_config
-from cluster.haproxy import LOOPBACK, proxy_environment
+from cluster.haproxy import proxy_environment
+from cluster.haproxy_launcher import LOOPBACK
 
 CPUS = 4  # of each worker node, in Ray's books: one alone can hold both pools while the other is away
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -144,7 +145,7 @@ def main() -> None:
     answers = own_answers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends the input
     config = parse_config(json.loads(sys.argv[1]))
-    with proxy_environment(config.http):
+    with proxy_environment(config.http, config.ingress.max_ongoing_requests):
         cluster = FaultyCluster(config)
         try:
             obey(cluster, answers)

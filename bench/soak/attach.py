@@ -14,7 +14,7 @@ from typing import Any
 from bench.faults.cluster import obey, own_answers
 from bench.faults.remote import living_in
 from cluster.config import ClusterConfig, parse_config
-from cluster.haproxy import LOOPBACK
+from cluster.haproxy_launcher import LOOPBACK
 
 KEPT = ("RAY_SERVE_", "RAY_AUTH_")
 Json = dict[str, Any]
