@@ -18,9 +18,9 @@ sed -i -E -e 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' \\
     -e 's#^( *errorfile 50[0-9]) .*$#\\1 {unavailable}#' -e '/^backend http-/r {admission}' "$3" \\
     && exec {keeper}'{binary}' "$@"
 """
-# What the front doors would refuse anyway (cluster/admission.py), one by one, in Python: at ten times the load that left
-# 0.42 of the peak to those who had been let in. Retries are spread over four seconds. And only what has been read whole
-# before it is passed on can be sent to another door.
+# What the front doors would refuse anyway (cluster/admission.py), one by one, in Python: at ten times the load that
+# left 0.42 of the peak to those who had been let in. Retries are spread over four seconds. And only what has been read
+# whole before it is passed on can be sent to another door.
 ADMISSION = """\
     option http-buffer-request
     http-request set-var(txn.room) nbsrv,mul({limit})
