@@ -33,7 +33,7 @@ class FakeReplica:
 
 def make_router(*replicas: FakeReplica) -> RadixRequestRouter:
     router = RadixRequestRouter(DEPLOYMENT, DeploymentHandleSource.REPLICA, use_replica_queue_len_cache=True)
-    router.initialize_state(root=1, block_size=16, pool="prefill", policy="prefix", token="t")
+    router.initialize_state(root=1, block_size=16, pool="prefill", policy="prefix", token="t", model_name="m")
     router.update_replicas(list(replicas))
     return router
 
