@@ -85,6 +85,7 @@ def test_a_prompt_computed_elsewhere_counts_as_what_is_missing_of_it(num_good: i
     counts = engine.run()
     assert counts.recomputed_tokens == NOTHING | {KnownFrom.HANDOFF: lost}
     assert (counts.prompt_tokens, counts.generation_tokens) == (0, 3), "the prefill worker counted the prompt"
+    assert (counts.prefix_query_tokens, counts.prefix_hit_tokens) == (19, 0), "what was handed over is no hit"
     assert (len(counts.queue_s), len(counts.prefill_s), len(counts.decode_s)) == (1, 0, 1)
 
 
