@@ -15,7 +15,7 @@ from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
 from cluster.failures import RequestFailures
 from cluster.journey import Journey, Workers
-from cluster.metrics import Sink
+from cluster.metric_sink import Sink
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
 from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion

@@ -11,7 +11,8 @@ from cluster.api import build_api
 from cluster.config import IngressSection, PoolName
 from cluster.frontend import Frontend, FrontendSettings
 from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
-from cluster.metrics import RaySink, Totals, every_second, replica_name
+from cluster.metric_sink import Totals
+from cluster.metrics import RaySink, every_second, replica_name
 from cluster.pools import ServePools
 from cluster.request_metrics import announce
 from workers.tokenizer import Tokenizer

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -14,17 +14,6 @@ from cluster.metric_names import Kind, Metric
 logger = logging.getLogger("ray.serve")
 
 RECORD_PERIOD_S = 1.0  # as often as a Ray process passes metrics on, at most
-
-
-class Sink(Protocol):
-    """Where metrics go."""
-
-    def record(self, metric: Metric, value: float, label: str = "") -> None:
-        """Add to a counter, set a gauge, or count a value in a histogram.
-
-        Args:
-            label: the value of the metric's own label, where it has one.
-        """
 
 
 class RaySink:
@@ -40,26 +29,11 @@ class RaySink:
         self._record_of: dict[str, Callable[[float, dict[str, str] | None], None]] = {}
 
     def record(self, metric: Metric, value: float, label: str = "") -> None:
-        """See `Sink`."""
+        """As `cluster.metric_sink.Sink` has it."""
         record = self._record_of.get(metric.name)
         if record is None:
             record = self._record_of[metric.name] = recorder(metric, self._labels)
         record(value, {metric.label: label} if label else None)
-
-
-class Totals:
-    """Counts that others keep, as counters: what has been added since they were last told."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._told: dict[tuple[str, str], float] = {}
-
-    def tell(self, metric: Metric, total: float, label: str = "") -> None:
-        """The count stands at `total`. Told for the first time a counter appears, at 0 too."""
-        told = self._told.get((metric.name, label))
-        if told is None or total > told:
-            self._sink.record(metric, total - (told or 0.0), label)
-            self._told[metric.name, label] = total
 
 
 def recorder(metric: Metric, labels: dict[str, str]) -> Callable[[float, dict[str, str] | None], None]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from cluster import metric_names as names
-from cluster.metrics import Sink
+from cluster.metric_sink import Sink
 
 ENDINGS = ("stop", "length")
 ABORT, ERROR = "abort", "error"
@@ -26,7 +26,7 @@ class RequestTimer:
         self._num_tokens = 0
 
     def take_tokens(self, count: int) -> None:
-        """So many tokens have come together. All but the first of them count as spread over the time since the last."""
+        """So many tokens have come together, and share the time since the last one."""
         now_s = self._clock()
         if self._num_tokens == 0 and count:
             self._sink.record(names.TIME_TO_FIRST_TOKEN, now_s - self._arrived_s)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from cluster import metric_names as names
-from cluster.metrics import Sink, Totals
+from cluster.metric_sink import Sink, Totals
 from router.router import Router
 
 

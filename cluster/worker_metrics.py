@@ -1,7 +1,7 @@
 """A worker's metrics, from what its engine and its service have counted."""
 
 from cluster import metric_names as names
-from cluster.metrics import Sink
+from cluster.metric_sink import Sink
 from workers.engine.sequence import KnownFrom
 from workers.engine.stats import EngineCounts
 from workers.load import WorkerLoad

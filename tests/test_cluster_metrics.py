@@ -10,7 +10,8 @@ from ray.util import metrics
 
 from cluster import metric_names as names
 from cluster.metric_names import METRICS, Kind
-from cluster.metrics import RaySink, Totals, every_second
+from cluster.metric_sink import Totals
+from cluster.metrics import RaySink, every_second
 from cluster.request_metrics import ABORT, RequestTimer
 from cluster.router_metrics import RouterMetrics
 from cluster.worker_metrics import WorkerMetrics
