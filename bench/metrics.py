@@ -2,7 +2,7 @@
 
     python -m bench.metrics [--json]
 
-Needs no cluster: a record goes as far as Ray's recorder in this process. What is exported from there, every ten seconds,
+Needs no cluster: a record goes as far as Ray's recorder in this process. What is exported from there, now and then,
 is another thread's work.
 """
 
