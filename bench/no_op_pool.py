@@ -27,6 +27,7 @@ OURS = RequestRouterConfig(
         "pool": "prefill",
         "policy": "prefix",
         "token": TOKEN,
+        "model_name": "no-op",
     },
     request_routing_stats_period_s=0.5,
 )

@@ -36,6 +36,9 @@ class Admission:
     Args:
         limit: requests in flight.
         clock: seconds, of a clock that does not jump.
+
+    Attributes:
+        num_refused: requests that found no slot, so far.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,11 +47,13 @@ class Admission:
         self._ended = FadingCount(1, clock())  # before the first has ended, as if one had when the door opened
         self._refused = FadingCount(0, clock())
         self.num_in_flight = 0
+        self.num_refused = 0
 
     def enter(self) -> bool:
         """Take a slot, if there is one. Whoever has got it gives it back with `leave`, once."""
         if self.num_in_flight >= self._limit:
             self._refused.add(self._clock())
+            self.num_refused += 1
             return False
         self.num_in_flight += 1
         return True

@@ -44,8 +44,15 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
     spec = read_model_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
     namespace = kv_namespace(model_dir, engine.weights, block_size)
-    settings = WorkerSettings(config.model, engine, secret, token, worker_host, config.pools.step_timeout_s)
-    routing = {"root": root_hash(namespace, secret), "block_size": block_size, "token": token}
+    settings = WorkerSettings(
+        config.model, engine, secret, token, worker_host, config.pools.step_timeout_s, config.model_name
+    )
+    routing = {
+        "root": root_hash(namespace, secret),
+        "block_size": block_size,
+        "token": token,
+        "model_name": config.model_name,
+    }
     places = {name: place(config, pool, gpus) for name, pool in config.pools.by_name.items()}
     pools = {name: bind_pool(name, at, routing, settings, config.pools.drain_timeout_s) for name, at in places.items()}
     longest = min(max_sequence_len(spec, at.engine) for at in places.values())
@@ -87,7 +94,7 @@ def bind_pool(
         graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
         graceful_shutdown_timeout_s=drain_timeout_s,
     )
-    return deployment.bind(replace(settings, engine=at.engine))
+    return deployment.bind(replace(settings, engine=at.engine, pool=name))
 
 
 def bind_ingress(

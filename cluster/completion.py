@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cluster.answers import Json, usage
 from cluster.journey import Journey
+from cluster.request_metrics import ABORT, ERROR, RequestTimer
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.text_stream import TextStream
 from workers.tokenizer import Tokenizer
@@ -22,21 +23,32 @@ class TextDelta:
 class Completion:
     """A request being answered, and its usage so far."""
 
-    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, request: GenerationRequest, tokenizer: Tokenizer, stop: Sequence[str], timer: RequestTimer
+    ) -> None:
         self._request = request
         self._text = TextStream(tokenizer, stop)
+        self._timer = timer
         self._num_tokens = 0
         self._num_cached_tokens = 0
 
     async def deltas(self, journey: Journey) -> AsyncGenerator[TextDelta]:
         """The completion piece by piece. Stops the request at a stop string; closing it aborts the request."""
-        async with aclosing(journey.outputs()) as outputs:
-            async for output in outputs:
-                delta = self._take(output)
-                if delta.text or delta.finish_reason:
-                    yield delta
-                if delta.finish_reason:
-                    return
+        ending = ABORT  # unless it comes to another end before it is closed
+        try:
+            async with aclosing(journey.outputs()) as outputs:
+                async for output in outputs:
+                    delta = self._take(output)
+                    ending = delta.finish_reason or ending
+                    if delta.text or delta.finish_reason:
+                        yield delta
+                    if delta.finish_reason:
+                        return
+        except Exception:
+            ending = ERROR
+            raise
+        finally:
+            self._timer.end(ending, len(self._request.prompt_token_ids))
 
     def usage(self) -> Json:
         """The usage object of the API."""
@@ -44,6 +56,7 @@ class Completion:
 
     def _take(self, output: RequestOutput) -> TextDelta:
         self._num_tokens += len(output.token_ids)
+        self._timer.take_tokens(len(output.token_ids))
         self._num_cached_tokens = output.num_cached_tokens
         text = self._text.push(output.token_ids, last=output.finish_reason is not None)
         return TextDelta(text, FinishReason.STOP.value if self._text.stopped else output.finish_reason)

@@ -74,6 +74,11 @@ class DecodeReplica(PoolReplica):
         self._host.on_abort(self._service.abort)
         await self._host.server.start()
 
+    async def record_routing_stats(self) -> dict[str, object]:
+        """As for any worker; and what it has fetched goes into its metrics."""
+        self._host.metrics.record_handoffs(self._service.take_handoffs())
+        return await super().record_routing_stats()
+
     async def decode(
         self, request: GenerationRequest, prefilled: Prefilled | None
     ) -> AsyncIterator[Beat | RequestOutput]:

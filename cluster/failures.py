@@ -58,6 +58,9 @@ class RequestFailures:
     Args:
         no_worker_timeout_s: how long a request looks for somebody to take it.
         clock: seconds, of a clock that does not jump.
+
+    Attributes:
+        num_resumed: times that a request went on after it had lost its worker.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class RequestFailures:
         self.no_worker_timeout_s = no_worker_timeout_s
         self._clock = clock
         self._retries_left = RETRY_BURST
+        self.num_resumed = 0
         self._quarantined: OrderedDict[bytes, float] = OrderedDict()
         self._second_deaths_s: deque[float] = deque(maxlen=MAX_QUARANTINED)
         self.isolation = asyncio.Lock()  # held by the one suspect that may be tried
@@ -82,6 +86,7 @@ class RequestFailures:
         if self._retries_left < 1:
             return False
         self._retries_left -= 1
+        self.num_resumed += 1
         return True
 
     async def died_alone(self) -> bool:

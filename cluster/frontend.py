@@ -15,7 +15,9 @@ from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
 from cluster.failures import RequestFailures
 from cluster.journey import Journey, Workers
+from cluster.metric_sink import Sink
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
+from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion
 from radix.block_hash import BlockHasher, token_bytes
 from router.request import RoutingRequest
@@ -65,10 +67,11 @@ class Pools(Workers, Protocol):
 class Frontend:
     """Validates, applies the chat template, tokenises, hashes; then lets the pools work and turns tokens into text."""
 
-    def __init__(self, settings: FrontendSettings, tokenizer: Tokenizer, pools: Pools) -> None:
+    def __init__(self, settings: FrontendSettings, tokenizer: Tokenizer, pools: Pools, sink: Sink) -> None:
         self._settings = settings
         self._tokenizer = tokenizer
         self._pools = pools
+        self._sink = sink
         self._failures = RequestFailures()
         self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
         self._created = int(time.time())
@@ -77,6 +80,11 @@ class Frontend:
     def model_name(self) -> str:
         """What clients call the model."""
         return self._settings.model_name
+
+    @property
+    def num_resumed(self) -> int:
+        """Times that a request went on after it had lost its worker."""
+        return self._failures.num_resumed
 
     def models(self) -> Json:
         """The one model."""
@@ -92,13 +100,11 @@ class Frontend:
 
     async def completions(self, body: CompletionBody, session: str | None = None) -> Response:
         """Complete a prompt. `session` is what the client calls its conversation outside the body."""
-        answer = TextAnswer(body.model)
-        return await self._answer(answer, body, self._request_for(body, answer.id, session))
+        return await self._answer(TextAnswer(body.model), body, session)
 
     async def chat_completions(self, body: ChatBody, session: str | None = None) -> Response:
         """Continue a conversation, by default up to the end of the context."""
-        answer = ChatAnswer(body.model)
-        return await self._answer(answer, body, self._request_for(body, answer.id, session))
+        return await self._answer(ChatAnswer(body.model), body, session)
 
     async def dry_run(self, body: ChatBody | CompletionBody, session: str | None = None) -> Json:
         """How the request would be routed now. Nothing is sent, charged or remembered."""
@@ -161,8 +167,10 @@ class Frontend:
             timeout_s=self._settings.request_timeout_s,
         )
 
-    async def _answer(self, answer: Answer, body: GenerationBody, request: GenerationRequest) -> Response:
-        completion = Completion(request, self._tokenizer, body.stop_strings)
+    async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, session: str | None) -> Response:
+        timer = RequestTimer(self._sink)
+        request = self._request_for(body, answer.id, session)
+        completion = Completion(request, self._tokenizer, body.stop_strings, timer)
         deltas = completion.deltas(Journey(request, self._pools, self._failures))
         try:
             first = await anext(deltas)  # an error before the first text still gets its own HTTP status

@@ -1,5 +1,7 @@
 """The ingress replica: the front door as Serve runs it."""
 
+import asyncio
+
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -8,9 +10,15 @@ from cluster.admission import Admission
 from cluster.api import build_api
 from cluster.config import IngressSection, PoolName
 from cluster.frontend import Frontend, FrontendSettings
+from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
+from cluster.metric_sink import Totals
+from cluster.metrics import RaySink, every_second, replica_name
 from cluster.pools import ServePools
+from cluster.request_metrics import announce
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import resolve_model_dir
+
+POOL = "ingress"  # in metrics
 
 
 class FrontReplica:
@@ -20,13 +28,22 @@ class FrontReplica:
         self, settings: FrontendSettings, pools: dict[PoolName, DeploymentHandle], ingress: IngressSection
     ) -> None:
         tokenizer = Tokenizer(resolve_model_dir(settings.model))
-        self._frontend = Frontend(settings, tokenizer, ServePools(pools, settings.token, settings.local_prefill_tokens))
+        serve_pools = ServePools(pools, settings.token, settings.local_prefill_tokens)
+        sink = RaySink(settings.model_name, POOL, replica_name())
+        self._frontend = Frontend(settings, tokenizer, serve_pools, sink)
         self._admission = Admission(ingress.max_ongoing_requests)
         self._debug_route = ingress.debug_route
+        self._totals = Totals(sink)
+        announce(sink)
+        self._recording = asyncio.get_running_loop().create_task(every_second(self._record))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is constructed."""
         return build_api(self._frontend, self._admission, debug_route=self._debug_route)
+
+    def _record(self) -> None:
+        self._totals.tell(REFUSED_REQUESTS, self._admission.num_refused)
+        self._totals.tell(RESUMED_REQUESTS, self._frontend.num_resumed)
 
 
 IngressReplica = serve.ingress()(FrontReplica)

@@ -42,7 +42,7 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         signal.signal(ending, signal.default_int_handler)
     try:
         with local_cluster(config):
-            print(ready_message(config), flush=True)
+            print(ready_message(config, metrics_url()), flush=True)
             signal.pause()
     except KeyboardInterrupt:
         print("\nstopped", flush=True)
@@ -146,13 +146,20 @@ def check_port_free(host: str, port: int) -> None:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from error
 
 
-def ready_message(config: ClusterConfig) -> str:
+def metrics_url() -> str:
+    """Where Ray exports the metrics of this node (docs/metrics.md)."""
+    (node,) = ray.nodes()
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def ready_message(config: ClusterConfig, metrics: str) -> str:
     """What to type next."""
     base = f"http://{config.http.host}:{config.http.port}"
     prompt = "def read_file(path):\n    with open("
     body = json.dumps({"model": config.model_name, "prompt": prompt, "max_tokens": 24, "temperature": 0})
     return f"""
 raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
+metrics for Prometheus at {metrics}
 
   curl {base}/v1/completions -H 'Content-Type: application/json' \\
     -d '{body}'

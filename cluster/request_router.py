@@ -12,7 +12,9 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from cluster.config import PoolName
 from cluster.event_relay import EventFollower
+from cluster.metrics import RaySink, every_second, replica_name
 from cluster.route_question import RouteQuestion
+from cluster.router_metrics import RouterMetrics
 from radix.prefix_index import PrefixIndex
 from router.cost import DecodeCost, PrefillCost
 from router.expected import ExpectedPrefixes
@@ -39,7 +41,9 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
     moves the charge, or settles it where the client went away before. From then on Serve reports the end of each call.
     """
 
-    def initialize_state(self, *, root: int, block_size: int, pool: PoolName, policy: PolicyName, token: str) -> None:
+    def initialize_state(
+        self, *, root: int, block_size: int, pool: PoolName, policy: PolicyName, token: str, model_name: str
+    ) -> None:
         """Called once by Serve, with `request_router_kwargs`."""
         index = PrefixIndex(root)
         cost = DecodeCost(block_size) if pool == "decode" else PrefillCost()
@@ -51,6 +55,8 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         self._died: set[str] = set()
         self._watched: WeakSet[asyncio.Future[RunningReplica]] = WeakSet()
         self._sent: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._metrics = RouterMetrics(RaySink(model_name, pool, replica_name()))
+        self._recording: asyncio.Task[None] | None = None
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Called by Serve when replicas come, go or report new routing stats."""
@@ -62,6 +68,8 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         for name, stat in stats.items():
             if stat.get(LOAD_STAT):
                 self._take_load(name, stat[LOAD_STAT])
+        if self._recording is None:
+            self._recording = asyncio.get_running_loop().create_task(every_second(self._record))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -126,6 +134,9 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         self._radix_router.take_report(worker, report, time.monotonic())
         for request_id, num_cached_tokens in load.prefills:
             self._radix_router.observe(request_id, num_cached_tokens, time.monotonic())
+
+    def _record(self) -> None:
+        self._metrics.record(self._radix_router, map(self._follower.age_s, self._replica_of))
 
     def _answer(self, question: RouteQuestion) -> Json:
         if question.left:

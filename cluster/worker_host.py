@@ -11,7 +11,9 @@ import torch
 
 from cluster.event_relay import EventPublisher
 from cluster.kv_transfer import ABORT
+from cluster.metrics import RaySink, replica_name
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
+from cluster.worker_metrics import WorkerMetrics
 from cluster.worker_server import Context, WorkerServer
 from radix.event_batch import EventBatch
 from workers.async_worker import AsyncWorker, Worker
@@ -35,6 +37,8 @@ class WorkerSettings:
         token: admits callers to the worker's own port.
         worker_host: address of that port; None for the node's own.
         step_timeout_s: an engine step that takes longer counts as hung; more where a slow machine needs it.
+        model_name: what clients call the model.
+        pool: whose worker it is; known once the pool is bound.
     """
 
     model: str
@@ -43,6 +47,8 @@ class WorkerSettings:
     token: str
     worker_host: str | None
     step_timeout_s: float
+    model_name: str
+    pool: str = ""
 
 
 class WorkerHost(Generic[Output]):
@@ -54,6 +60,9 @@ class WorkerHost(Generic[Output]):
         self.server = WorkerServer(settings.token, settings.worker_host or ray.util.get_node_ip_address())
         self.worker = AsyncWorker(worker, self._publish, step_timeout_s)
         self._publisher = EventPublisher(self.server, self.worker.epoch, self.worker.snapshot)
+        self._engine = built.engine
+        self._engine.take_counts()  # of the warm-up
+        self.metrics = WorkerMetrics(RaySink(settings.model_name, settings.pool, replica_name()))
 
     def on_abort(self, abort: Callable[[str], None]) -> None:
         """Let front doors end requests whose clients have gone."""
@@ -65,8 +74,11 @@ class WorkerHost(Generic[Output]):
         self.server.add_unary(ABORT, told)
 
     async def routing_stats(self) -> dict[str, object]:
-        """What Serve passes to the routers of this pool. The load is read between two steps of the worker."""
-        return {EVENTS_STAT: self.server.endpoint, LOAD_STAT: await self.worker.load()}
+        """What Serve passes to the routers of this pool. The load is read between two steps of the worker, and goes
+        into its metrics too."""
+        load, counts = await self.worker.load(), await self.worker.call(self._engine.take_counts)
+        self.metrics.record(load, counts)
+        return {EVENTS_STAT: self.server.endpoint, LOAD_STAT: load}
 
     def _publish(self, batch: EventBatch) -> None:
         self._publisher.publish(batch)

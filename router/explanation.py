@@ -3,10 +3,23 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from router.candidate import Candidate
 
 Json = dict[str, object]
+
+
+class Reason(StrEnum):
+    """What a decision comes down to, as far as its policy looks.
+
+    PREFIX: nobody is believed to hold more of the prompt. LOAD: somebody is, and has too much to do or was lost.
+    COLD: nobody is believed to hold any of it.
+    """
+
+    PREFIX = "prefix"
+    LOAD = "load"
+    COLD = "cold"
 
 
 @dataclass(slots=True)
@@ -39,6 +52,15 @@ class Explanation:
         best = max((candidate.held_tokens for candidate in self.candidates), default=0)
         chosen = [candidate.held_tokens for candidate in self.candidates if candidate.worker == self.worker]
         return best - chosen[0] if chosen else 0
+
+    @property
+    def reason(self) -> Reason:
+        """Why it went to that worker."""
+        held = {candidate.worker: candidate.held_tokens for candidate in self.candidates}
+        best = max(held.values(), default=0)
+        if not best:
+            return Reason.COLD
+        return Reason.PREFIX if self.worker is not None and held.get(self.worker) == best else Reason.LOAD
 
     def as_json(self) -> Json:
         """For people. Names hashes and sizes, never the prompt."""

@@ -8,7 +8,7 @@ from radix.hot_prefixes import HotPrefix, HotPrefixes
 from radix.prefix_index import PrefixIndex
 from router.cost import CostModel
 from router.expected import ExpectedPrefixes
-from router.explanation import Explanation, ExplanationLog
+from router.explanation import Explanation, ExplanationLog, Reason
 from router.policies import Policy
 from router.pool import Pool
 from router.request import RoutingRequest
@@ -50,6 +50,9 @@ class Router:
         block_size: tokens per block of the index.
         rng: breaks ties and samples.
         age_of: seconds since a worker's events last said that the index is right about it.
+
+    Attributes:
+        num_decisions: requests that were placed, by what the first choice came down to.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Router:
         self._pool = Pool(index, expected, self.table, cost, block_size, rng, age_of)
         self.explanations = ExplanationLog()
         self.counts = PredictionCounts()
+        self.num_decisions = dict.fromkeys(Reason, 0)
         self._hot = HotPrefixes()
 
     def set_workers(self, names: Iterable[str]) -> None:
@@ -89,6 +93,8 @@ class Router:
         if not explanation.candidates:
             return ()
         explanation.worker = explanation.candidates[0].worker
+        if self.explanations.get(request.request_id) is None:  # else it was refused where it was sent
+            self.num_decisions[explanation.reason] += 1
         self.explanations.add(explanation)
         self._charge(request, explanation, now_s)
         return [candidate.worker for candidate in explanation.candidates[:RANKED]]

@@ -67,6 +67,7 @@ def overloaded(clock: Clock, num_refused: int) -> Admission:
     admission = Admission(1, clock)
     assert admission.enter()
     assert not any(admission.enter() for _ in range(num_refused))
+    assert admission.num_refused == num_refused
     return admission
 
 

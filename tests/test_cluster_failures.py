@@ -41,7 +41,7 @@ def test_only_a_death_may_be_the_requests_own_doing() -> None:
 
 def test_a_burst_of_retries_and_then_a_tenth_of_the_requests() -> None:
     shared = RequestFailures()
-    assert num_retries(shared) == RETRY_BURST
+    assert num_retries(shared) == RETRY_BURST == shared.num_resumed, "one that may not is none"
     for count in range(1, 101):
         shared.admit(a_request(prompt=[count]))
     assert num_retries(shared) == pytest.approx(100 * RETRY_RATIO, abs=1)

@@ -17,6 +17,7 @@ from cluster.api import build_api
 from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from cluster.frontend import Frontend, FrontendSettings
 from cluster.route_question import RouteQuestion
+from tests.fake_sink import FakeSink
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestError, RequestOutput
 from workers.tokenizer import Tokenizer
@@ -106,8 +107,13 @@ def admission() -> Admission:
 
 
 @pytest.fixture
-def api(tokenizer: Tokenizer, pools: FakePools, admission: Admission) -> FastAPI:
-    return build_api(Frontend(SETTINGS, tokenizer, pools), admission, debug_route=True)
+def sink() -> FakeSink:
+    return FakeSink()
+
+
+@pytest.fixture
+def api(tokenizer: Tokenizer, pools: FakePools, admission: Admission, sink: FakeSink) -> FastAPI:
+    return build_api(Frontend(SETTINGS, tokenizer, pools, sink), admission, debug_route=True)
 
 
 @pytest.fixture
@@ -418,6 +424,6 @@ def test_a_routed_request_is_explained_by_its_id(client: TestClient, pools: Fake
 
 
 def test_the_debug_route_is_there_only_where_it_is_asked_for(tokenizer: Tokenizer, pools: FakePools) -> None:
-    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools), Admission(LIMIT)))
+    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools, FakeSink()), Admission(LIMIT)))
     assert client.get("/debug/route?request_id=x").status_code == 404
     assert client.post("/debug/route", json=TEXT).status_code == 404

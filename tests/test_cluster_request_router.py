@@ -9,7 +9,9 @@ from ray.serve.request_router import PendingRequest
 
 from cluster.request_router import LOAD_STAT, RadixRequestRouter, name_of
 from cluster.route_question import RouteQuestion
+from cluster.router_metrics import RouterMetrics
 from router.request import RoutingRequest
+from tests.fake_sink import FakeSink
 from workers.load import WorkerLoad
 from workers.request import GenerationRequest, SamplingParams
 
@@ -33,7 +35,7 @@ class FakeReplica:
 
 def make_router(*replicas: FakeReplica) -> RadixRequestRouter:
     router = RadixRequestRouter(DEPLOYMENT, DeploymentHandleSource.REPLICA, use_replica_queue_len_cache=True)
-    router.initialize_state(root=1, block_size=16, pool="prefill", policy="prefix", token="t")
+    router.initialize_state(root=1, block_size=16, pool="prefill", policy="prefix", token="t", model_name="m")
     router.update_replicas(list(replicas))
     return router
 
@@ -140,6 +142,21 @@ def test_loads_and_results_come_with_the_routing_stats() -> None:
         state = router._radix_router.table.states[worker]
         assert (state.tokens_per_s, state.free_blocks()) == (500.0, 9)
         assert router._radix_router.counts.underpredicted_tokens == 16
+
+    run(scene)
+
+
+def test_metrics_are_recorded_though_nothing_happens() -> None:
+    async def scene(a: FakeReplica, b: FakeReplica) -> None:
+        router, sink = make_router(a, b), FakeSink()
+        router._metrics = RouterMetrics(sink)
+        router.update_replicas([a, b])
+        await asyncio.sleep(0)
+        assert sink.values["raydix_router_decisions cold"] == 0
+        assert sink.values["raydix_index_lag_seconds"] == float("inf"), "their events were never heard"
+        await assigned(router, pending("r"))
+        router._record()
+        assert sink.values["raydix_router_decisions cold"] == 1
 
     run(scene)
 

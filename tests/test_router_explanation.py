@@ -5,7 +5,7 @@ import math
 
 from router.candidate import Candidate
 from router.cost import Cost
-from router.explanation import Explanation, ExplanationLog
+from router.explanation import Explanation, ExplanationLog, Reason
 
 CANDIDATES = [
     Candidate("a", 32, 16.0, 9.0, Cost(0.5, 0.25)),
@@ -22,6 +22,13 @@ def test_what_is_predicted_and_lost() -> None:
     assert (explanation.predicted_tokens, explanation.lost_tokens) == (89, 0), "the last token is always computed"
     explanation.worker = "somebody else"
     assert (explanation.predicted_tokens, explanation.lost_tokens) == (0, 0)
+
+
+def test_the_reason_is_who_was_believed_to_hold_most() -> None:
+    reasons = [Explanation("r", 90, CANDIDATES, worker=worker).reason for worker in ("a", "b", "somebody else")]
+    assert reasons == [Reason.LOAD, Reason.PREFIX, Reason.LOAD]
+    nothing = [Candidate(name, 0, 0.0, 0.0, Cost(0.1, 0.0)) for name in "ab"]
+    assert Explanation("r", 90, nothing, worker="a").reason is Reason.COLD
 
 
 def test_it_is_json_even_where_nothing_was_ever_heard_of_a_worker() -> None:

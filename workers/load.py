@@ -18,6 +18,7 @@ class WorkerLoad:
         num_running: sequences that have blocks.
         prefills: of the last prompts, request id and how many leading tokens the prefix cache held.
         num_blocks: KV blocks in all.
+        num_waiting: sequences that have no blocks yet, or lost them.
     """
 
     queued_tokens: int = 0
@@ -26,6 +27,7 @@ class WorkerLoad:
     num_running: int = 0
     prefills: tuple[tuple[str, int], ...] = ()
     num_blocks: int = 0
+    num_waiting: int = 0
 
     @property
     def kv_usage(self) -> float:

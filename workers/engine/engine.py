@@ -11,7 +11,8 @@ from workers.engine.integrity import check_integrity
 from workers.engine.kv_manager import KVManager
 from workers.engine.runner import LaunchedBatch, Runner
 from workers.engine.scheduler import ScheduledBatch, Scheduler
-from workers.engine.sequence import BlockSource, Sequence, SequenceStatus
+from workers.engine.sequence import BlockSource, KnownFrom, Sequence, SequenceStatus
+from workers.engine.stats import EngineCounts, EngineStats
 from workers.load import WorkerLoad
 from workers.request import FinishReason, GenerationRequest, RequestError, RequestOutput, SampledToken
 
@@ -53,7 +54,8 @@ class Engine:
     ) -> None:
         self._runner = runner
         self.kv = kv
-        self._scheduler = Scheduler(config, kv)
+        self._stats = EngineStats()
+        self._scheduler = Scheduler(config, kv, self._stats)
         self._hasher = hasher
         self._vocab_size = vocab_size
         self.max_model_len = max_model_len
@@ -98,6 +100,7 @@ class Engine:
         if request.sampling.n > 1:
             raise only_one(request)
         sequence = self.add_request(request)
+        sequence.num_known_tokens, sequence.known_from = len(sequence.token_ids), KnownFrom.HANDOFF
         sequence.append_token(first_token, self._eos_token_ids)
         sequence.imported = blocks
 
@@ -105,6 +108,8 @@ class Engine:
         """Drop a request at any point of its life, blocks and all. Unknown ids are ignored: it may just have ended."""
         for sequence in self._sequences.pop(request_id, []):
             sequence.held = False
+            if sequence.status is not SequenceStatus.FINISHED:
+                self._stats.ended(sequence)
             sequence.finish(FinishReason.ABORT)
             self._scheduler.finish(sequence)
 
@@ -156,7 +161,14 @@ class Engine:
             free_blocks=self.kv.pool.num_free + self.kv.cache.num_idle_blocks,
             num_running=len(running),
             num_blocks=self.kv.pool.num_blocks,
+            num_waiting=len(self._scheduler.waiting),
         )
+
+    def take_counts(self) -> EngineCounts:
+        """What happened since the last call."""
+        counts = self._stats.take()
+        counts.num_evicted_blocks, self.kv.num_evicted_blocks = self.kv.num_evicted_blocks, 0
+        return counts
 
     def check_integrity(self) -> None:
         """Raise AssertionError where blocks, tables, queues and cache disagree; see `workers.engine.integrity`."""
@@ -181,12 +193,15 @@ class Engine:
             del sequence.rows_in_flight[:1]
             if sequence.status is not SequenceStatus.FINISHED:  # else it ended while this was computed
                 outputs.append(self._append(sequence, token))
+        self._stats.counts.generation_tokens += len(outputs)
         return outputs
 
     def _append(self, sequence: Sequence, token: SampledToken) -> RequestOutput:
         sequence.append_token(token.token_id, self._eos_token_ids)
         if sequence.rows_in_flight:  # the batch in flight may have filled a block with this token
             self.kv.commit(sequence)
+        if sequence.first_token_s is None or sequence.finish_reason is not None:
+            self._stats.gained_token(sequence)
         if sequence.finish_reason is not None:
             self._scheduler.finish(sequence)
             if not sequence.held:

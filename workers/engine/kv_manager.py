@@ -34,6 +34,9 @@ class KVManager:
         cache: the prefix cache whose blocks come out of that pool.
         memory: the contents of the blocks.
         block_size: tokens per block.
+
+    Attributes:
+        num_evicted_blocks: cached blocks dropped for others, since whoever counts them has set it to 0.
     """
 
     def __init__(self, pool: BlockPool, cache: PrefixCache, memory: BlockMemory, block_size: int) -> None:
@@ -41,6 +44,7 @@ class KVManager:
         self.cache = cache
         self._memory = memory
         self.block_size = block_size
+        self.num_evicted_blocks = 0
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold the KV of this many tokens."""
@@ -123,7 +127,9 @@ class KVManager:
         if missing > self.cache.num_idle_blocks:
             return None
         if missing > 0:
-            self.pool.free(self.cache.evict(missing))
+            evicted = self.cache.evict(missing)
+            self.num_evicted_blocks += len(evicted)
+            self.pool.free(evicted)
         return self.pool.allocate(count)
 
     def _copy_from_parent(self, sequence: Sequence) -> None:

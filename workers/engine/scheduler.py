@@ -7,6 +7,7 @@ from typing import NamedTuple
 from workers.config import SchedulerConfig
 from workers.engine.kv_manager import KVManager
 from workers.engine.sequence import Sequence, SequenceStatus
+from workers.engine.stats import EngineStats
 from workers.request import RequestError
 
 
@@ -44,9 +45,10 @@ class Scheduler:
     it draws for a sequence as there. One that was preempted meanwhile comes back when all its tokens are known.
     """
 
-    def __init__(self, config: SchedulerConfig, kv: KVManager) -> None:
+    def __init__(self, config: SchedulerConfig, kv: KVManager, stats: EngineStats) -> None:
         self._config = config
         self._kv = kv
+        self._stats = stats
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -67,6 +69,7 @@ class Scheduler:
                 f"the request may grow to {longest} tokens, which take {needed} KV blocks; this worker has "
                 f"{self._kv.pool.num_blocks}. Shorten the prompt or lower max_tokens"
             )
+        self._stats.arrived(sequence)
         self.waiting.append(sequence)
 
     def schedule(self) -> ScheduledBatch:
@@ -106,6 +109,7 @@ class Scheduler:
         self.waiting.popleft()
         sequence.status = SequenceStatus.RUNNING
         self.running.append(sequence)
+        self._stats.admitted(sequence)
         return True
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -117,6 +121,7 @@ class Scheduler:
         return preempted
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._stats.preempted(sequence)
         self._kv.release(sequence)
         self.running.remove(sequence)
         sequence.status = SequenceStatus.WAITING

@@ -1,6 +1,6 @@
 """A request inside the engine: its tokens so far, its blocks, and how far its KV is computed."""
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Protocol
 
 import torch
@@ -16,6 +16,17 @@ class SequenceStatus(Enum):
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
+
+
+class KnownFrom(StrEnum):
+    """Where the KV of tokens was computed before, so that to compute it again is a loss.
+
+    PREEMPTION: here, before it was preempted. HANDOFF: by a prefill worker. RESUME: by an earlier attempt.
+    """
+
+    PREEMPTION = "preemption"
+    HANDOFF = "handoff"
+    RESUME = "resume"
 
 
 class BlockSource(Protocol):
@@ -45,6 +56,8 @@ class Sequence:
         held: keep its blocks after it has finished, until the engine is told to release them.
         index: which of the request's completions it is.
         parent: the completion whose prompt it waits for and shares; None once it has been admitted.
+        num_known_tokens: leading tokens whose KV was computed before it gets its blocks, by `known_from`.
+        arrived_s, admitted_s, first_token_s: moments of its life, kept by `workers.engine.stats`.
     """
 
     def __init__(self, request: GenerationRequest, hasher: BlockHasher, index: int = 0) -> None:
@@ -64,6 +77,11 @@ class Sequence:
         self.imported: BlockSource | None = None
         self.was_admitted = False
         self.held = False
+        self.known_from = KnownFrom.RESUME if request.output_token_ids else None
+        self.num_known_tokens = len(self.token_ids) - 1 if self.known_from else 0
+        self.arrived_s = 0.0
+        self.admitted_s: float | None = None
+        self.first_token_s: float | None = None
         self._hasher = hasher
         self._hash_state: HashState | None = None
         self._block_hashes: list[int] = []

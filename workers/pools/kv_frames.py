@@ -60,6 +60,11 @@ class ReceivedBlocks:
         return len(self._blocks) - self._num_arrived
 
     @property
+    def num_bytes(self) -> int:
+        """Of KV that have arrived."""
+        return self._blocks[: self._num_arrived].nbytes
+
+    @property
     def num_tokens(self) -> int:
         """Tokens whose KV can be taken over: none where layout or tokens are not the receiver's."""
         return self._num_tokens if self._fits else 0

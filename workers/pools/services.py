@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from workers.async_worker import BEAT_S, AsyncWorker, RequestAbortedError
 from workers.pools.decode_worker import DecodeWorker
+from workers.pools.handoff_counts import HandoffCounts
 from workers.pools.handoff_shelf import HandoffShelf
 from workers.pools.kv_frames import ReceivedBlocks
 from workers.pools.kv_handoff import KVHandoff, KVTicket, Prefilled
@@ -86,6 +87,7 @@ class DecodeService:
         self._fetch = fetch
         self._address = address
         self._fetching: dict[str, asyncio.Future[ReceivedBlocks]] = {}
+        self._handoffs = HandoffCounts()
 
     async def decode(
         self, request: GenerationRequest, prefilled: Prefilled | None
@@ -119,15 +121,27 @@ class DecodeService:
             self._fetching[request_id].cancel()
         self._driver.abort(request_id)
 
+    def take_handoffs(self) -> HandoffCounts:
+        """What was fetched since the last call."""
+        taken, self._handoffs = self._handoffs, HandoffCounts()
+        return taken
+
     async def _fetched(self, request: GenerationRequest, prefilled: Prefilled) -> ReceivedBlocks:
         """The KV as far as it could be had; without it the prompt is computed here."""
         blocks = await self._driver.call(lambda: self._worker.expect(request, prefilled))
         if prefilled.ticket is not None:
+            began_s = asyncio.get_running_loop().time()
             try:
                 await self._fetch(prefilled.ticket, blocks)
             except Exception as error:  # whatever befell the other worker or the network: there is another way
                 logger.info("the KV of %s did not arrive whole: %s", request.request_id, error)
+            self._count(blocks, asyncio.get_running_loop().time() - began_s)
         return blocks
+
+    def _count(self, blocks: ReceivedBlocks, seconds: float) -> None:
+        self._handoffs.num_bytes += blocks.num_bytes
+        if blocks.num_bytes and not blocks.num_missing:
+            self._handoffs.seconds.append(seconds)
 
 
 async def timed(

@@ -1,0 +1,127 @@
+"""The real application on real Ray: every documented metric is exported, and says what was done."""
+
+import os
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from openai.types import CompletionUsage
+
+from cluster.metric_names import exported_names
+from cluster.prometheus_text import Samples, parse
+from tests.server import Server
+
+pytestmark = pytest.mark.ray
+CONFIG = "http: {{port: {port}}}\npools: {{local_prefill_tokens: 0}}\n"  # every prompt goes through both pools
+PROMPT = (Path(os.__file__).parent / "heapq.py").read_text("utf-8")[:3000]
+PATIENCE_S = 90  # Ray passes metrics on every ten seconds
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
+    try:
+        server.wait_for("Ctrl-C stops it")
+        yield server
+    finally:
+        server.end()
+
+
+def scrape(server: Server) -> Samples:
+    """What the node's metrics port says."""
+    (url,) = re.findall(r"metrics for Prometheus at (\S+)", server.log.read_text())
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return parse(answer.read().decode())
+
+
+def until(server: Server, holds: Callable[[Samples], bool]) -> Samples:
+    """Scrape until something holds."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds(samples := scrape(server)):
+        if time.monotonic() > deadline_s:
+            ours = {name: series for name, series in samples.series.items() if name in exported_names()}
+            missing = sorted(exported_names() - samples.series.keys())
+            pytest.fail(f"missing: {missing}; there: {ours}")
+        time.sleep(1.0)
+    return samples
+
+
+def usage_of(server: Server, prompt: str) -> CompletionUsage:
+    """What eight tokens after a prompt took, as the API says."""
+    answer = server.client.completions.create(
+        model="tiny", prompt=prompt, max_tokens=8, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    return answer.usage
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the API said of two requests, and what was scraped when all of it had come."""
+
+    prompt_tokens: int
+    generated: int
+    cached: int
+    samples: Samples
+
+    def total(self, name: str, **labels: str) -> float:
+        return self.samples.total(name, **labels)
+
+
+@pytest.fixture(scope="module")
+def told(server: Server) -> Told:
+    usages = [usage_of(server, PROMPT) for _ in range(2)]
+    cached = sum(usage.prompt_tokens_details.cached_tokens or 0 for usage in usages if usage.prompt_tokens_details)
+    assert cached > 0, "or the numbers show nothing"
+    generated = sum(usage.completion_tokens for usage in usages)
+
+    def has_come(samples: Samples) -> bool:
+        """From each of the processes."""
+        return (
+            exported_names() <= samples.series.keys()
+            and samples.total("ray_vllm_generation_tokens_total") >= generated
+            and samples.total("ray_vllm_request_decode_time_seconds_count") >= 2
+            and samples.total("ray_vllm_request_success_total") >= 2
+            and samples.total("ray_raydix_router_actual_hit_tokens_total") >= cached
+        )
+
+    return Told(sum(usage.prompt_tokens for usage in usages), generated, cached, until(server, has_come))
+
+
+def test_workers_count_every_token_once_where_it_was_made(told: Told) -> None:
+    assert told.total("ray_vllm_prompt_tokens_total", pool="prefill", model_name="tiny") == told.prompt_tokens
+    assert told.total("ray_vllm_prompt_tokens_total") == told.prompt_tokens
+    assert told.total("ray_vllm_generation_tokens_total", pool="prefill") == 2
+    assert told.total("ray_vllm_generation_tokens_total", pool="decode") == told.generated - 2
+    assert told.total("ray_vllm_prefix_cache_hits_total", pool="prefill") == told.cached
+    assert told.total("ray_vllm_prefix_cache_queries_total", pool="prefill") == told.prompt_tokens
+    assert told.total("ray_vllm_request_prefill_time_seconds_count") == 2
+    assert told.total("ray_raydix_handoff_bytes_total", pool="decode") > 0
+    assert told.total("ray_raydix_recomputed_tokens_total") == 0
+
+
+def test_front_doors_count_requests_as_clients_see_them(told: Told) -> None:
+    assert told.total("ray_vllm_request_success_total", finished_reason="length", pool="ingress") == 2
+    assert told.total("ray_vllm_request_success_total") == 2
+    assert told.total("ray_vllm_time_to_first_token_seconds_count", pool="ingress") == 2
+    assert told.total("ray_vllm_inter_token_latency_seconds_count") == told.generated - 2
+    assert told.total("ray_vllm_request_prompt_tokens_count") == 2
+
+
+def test_routers_count_what_they_decided_and_what_came_of_it(told: Told) -> None:
+    assert told.total("ray_raydix_router_decisions_total", pool="prefill", reason="cold") == 1
+    assert told.total("ray_raydix_router_decisions_total", pool="prefill", reason="prefix") == 1
+    assert told.total("ray_raydix_router_decisions_total", pool="decode") == 2
+    assert told.total("ray_raydix_router_expected_hit_tokens_total") >= told.cached
+    assert told.total("ray_raydix_router_actual_hit_tokens_total") == told.cached
+    assert max(value for _, value in told.samples.series["ray_raydix_index_lag_seconds"]) < 10
+
+
+def test_every_worker_has_a_name_of_its_own(told: Told) -> None:
+    engines = [labels["engine"] for labels, _ in told.samples.series["ray_vllm_kv_cache_usage_perc"]]
+    assert len(engines) == len(set(engines)) == 2
+    assert all(engines)
