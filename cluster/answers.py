@@ -2,9 +2,14 @@
 
 import time
 import uuid
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-Json = dict[str, Any]
+from cluster.token_logprobs import DrawnToken, Json, chat_logprobs, text_logprobs
+
+__all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "Tokens", "model_card", "usage"]
+
+Tokens = Sequence[DrawnToken] | None
 
 
 class Answer(Protocol):
@@ -12,14 +17,14 @@ class Answer(Protocol):
 
     id: str
 
-    def whole(self, text: str, finish_reason: str, used: Json) -> Json:
+    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
         """All of it at once."""
 
     def opening(self) -> list[Json]:
         """Chunks before the first text."""
 
-    def chunk(self, text: str, finish_reason: str | None) -> Json:
-        """One piece of a stream."""
+    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
+        """One piece of a stream. `tokens` are None where log-probabilities were not asked for."""
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
@@ -31,18 +36,21 @@ class TextAnswer:
     def __init__(self, model: str) -> None:
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self._head = head(self.id, "text_completion", model)
+        self._offset = 0  # characters of the tokens before
 
-    def whole(self, text: str, finish_reason: str, used: Json) -> Json:
+    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
         """All of it at once."""
-        return self.chunk(text, finish_reason) | {"usage": used}
+        return self.chunk(text, finish_reason, tokens) | {"usage": used}
 
     def opening(self) -> list[Json]:
         """Chunks before the first text: none."""
         return []
 
-    def chunk(self, text: str, finish_reason: str | None) -> Json:
+    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
         """One piece of a stream."""
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        logprobs = None if tokens is None else text_logprobs(tokens, self._offset)
+        self._offset += sum(len(token.drawn.text) for token in tokens or ())
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._head | {"choices": [choice], "usage": None}
 
     def usage_chunk(self, used: Json) -> Json:
@@ -58,26 +66,28 @@ class ChatAnswer:
         self._whole_head = head(self.id, "chat.completion", model)
         self._chunk_head = head(self.id, "chat.completion.chunk", model)
 
-    def whole(self, text: str, finish_reason: str, used: Json) -> Json:
+    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
         """All of it at once."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        logprobs = None if tokens is None else chat_logprobs(tokens)
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._whole_head | {"choices": [choice], "usage": used}
 
     def opening(self) -> list[Json]:
         """The chunk that names the role."""
-        return [self._chunk({"role": "assistant", "content": ""}, None)]
+        return [self._chunk({"role": "assistant", "content": ""}, None, None)]
 
-    def chunk(self, text: str, finish_reason: str | None) -> Json:
+    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
         """One piece of a stream."""
-        return self._chunk({"content": text} if text else {}, finish_reason)
+        return self._chunk({"content": text} if text else {}, finish_reason, tokens)
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
         return self._chunk_head | {"choices": [], "usage": used}
 
-    def _chunk(self, delta: Json, finish_reason: str | None) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, delta: Json, finish_reason: str | None, tokens: Tokens) -> Json:
+        logprobs = None if tokens is None else chat_logprobs(tokens)
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._chunk_head | {"choices": [choice], "usage": None}
 
 

@@ -195,9 +195,9 @@ class Frontend:
         try:
             for chunk in answer.opening():
                 yield sse(chunk)
-            yield sse(answer.chunk(first.text, first.finish_reason))
+            yield sse(answer.chunk(first.text, first.finish_reason, first.tokens))
             async for delta in deltas:
-                yield sse(answer.chunk(delta.text, delta.finish_reason))
+                yield sse(answer.chunk(delta.text, delta.finish_reason, delta.tokens))
             if include_usage:
                 yield sse(answer.usage_chunk(completion.usage()))
             yield DONE
@@ -218,4 +218,5 @@ async def whole_answer(
     """Collect a completion that is not streamed."""
     collected = [first, *[delta async for delta in deltas]]
     text = "".join(delta.text for delta in collected)
-    return answer.whole(text, collected[-1].finish_reason or "stop", completion.usage())
+    tokens = None if first.tokens is None else [token for delta in collected for token in delta.tokens or ()]
+    return answer.whole(text, collected[-1].finish_reason or "stop", completion.usage(), tokens)

@@ -2,13 +2,13 @@
 known ones that are not implemented are refused by name."""
 
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from workers.request import SamplingParams
-from workers.sampling_params import MAX_LISTED_TOKENS
+from workers.sampling_params import MAX_LISTED_TOKENS, MAX_LOGPROBS
 
 SessionName = Annotated[str, Field(max_length=512)]
 StopString = Annotated[str, Field(min_length=1)]
@@ -23,12 +23,10 @@ NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "logprobs": (None, False),
     "n": (None, 1),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tools": (None, []),
-    "top_logprobs": (None,),
 }
 
 
@@ -80,6 +78,11 @@ class GenerationBody(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report in the place of each; None for no log-probabilities at all."""
+        return None
+
+    @property
     def session(self) -> str | None:
         """What the client calls its conversation, as far as the body says."""
         return self.prompt_cache_key or self.user
@@ -101,6 +104,7 @@ class GenerationBody(BaseModel):
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             stop_token_ids=self.stop_token_ids or (),
             min_tokens=self.min_tokens or 0,
+            logprobs=self.num_logprobs,
         )
 
 
@@ -109,6 +113,12 @@ class CompletionBody(GenerationBody):
 
     prompt: Annotated[str, Field(min_length=1)] | TokenIds
     max_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """As it is asked for."""
+        return self.logprobs
 
 
 class TextPart(BaseModel):
@@ -138,3 +148,18 @@ class ChatBody(GenerationBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+
+    @model_validator(mode="after")
+    def check_top_logprobs(self) -> Self:
+        """They come with `logprobs` only."""
+        if self.top_logprobs is not None and not self.logprobs:
+            message = "{param} needs logprobs to be true"
+            raise PydanticCustomError("unsupported_parameter", message, {"param": "top_logprobs"})
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """None of the likeliest unless it is said how many."""
+        return (self.top_logprobs or 0) if self.logprobs else None

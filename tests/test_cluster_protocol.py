@@ -44,6 +44,13 @@ def test_what_is_left_out_or_null_is_the_apis_default(body: CompletionBody | Cha
     )
 
 
+def test_log_probabilities_are_asked_for_in_two_ways() -> None:
+    asked = [CompletionBody(**TEXT), CompletionBody(**TEXT, logprobs=0), CompletionBody(**TEXT, logprobs=5)]
+    assert [body.sampling(1).logprobs for body in asked] == [None, 0, 5]
+    chats = [ChatBody(**CHAT), ChatBody(**CHAT, logprobs=True), ChatBody(**CHAT, logprobs=True, top_logprobs=20)]
+    assert [body.sampling(1).logprobs for body in chats] == [None, 0, 20]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -45,6 +47,46 @@ def test_models_and_a_whole_answer(server: Server) -> None:
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 5
     assert answer.choices[0].finish_reason in ("length", "stop")
+
+
+def test_log_probabilities_of_a_text_streamed_or_whole(server: Server) -> None:
+    ask: Any = partial(
+        server.client.completions.create, model="tiny", prompt="def area(", max_tokens=8, temperature=0, logprobs=3
+    )
+    whole = ask().choices[0]
+    assert whole.logprobs is not None
+    assert whole.logprobs.tokens is not None
+    assert whole.logprobs.token_logprobs is not None
+    assert "".join(whole.logprobs.tokens) == whole.text
+    for token, logprob, top in zip(
+        whole.logprobs.tokens, whole.logprobs.token_logprobs, whole.logprobs.top_logprobs or [], strict=True
+    ):
+        assert logprob == top[token] == max(top.values()), "the likeliest is drawn"
+    pieces = [chunk.choices[0].logprobs for chunk in ask(stream=True)]
+    assert [token for piece in pieces if piece for token in piece.tokens or []] == whole.logprobs.tokens
+    offsets = [offset for piece in pieces if piece for offset in piece.text_offset or []]
+    assert offsets == whole.logprobs.text_offset == sorted(offsets)
+
+
+def test_log_probabilities_of_a_chat_say_nothing_of_what_was_done_to_the_draw(server: Server) -> None:
+    """They are the model's own: a bias that forces a token does not make it likely."""
+    ask = partial(
+        server.client.chat.completions.create,
+        model="tiny",
+        messages=[{"role": "user", "content": "x"}],
+        max_tokens=3,
+        logprobs=True,
+        top_logprobs=2,
+        temperature=0,
+    )
+    free, forced = (ask(**extra).choices[0] for extra in ({}, {"logit_bias": {"300": 100}}))
+    assert free.logprobs is not None
+    assert free.logprobs.content is not None
+    assert "".join(one.token for one in free.logprobs.content) == free.message.content
+    assert forced.logprobs is not None
+    assert forced.logprobs.content is not None
+    assert len({one.token for one in forced.logprobs.content}) == 1
+    assert forced.logprobs.content[0].logprob < forced.logprobs.content[0].top_logprobs[0].logprob
 
 
 def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(server: Server) -> None:
