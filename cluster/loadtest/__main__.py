@@ -9,18 +9,14 @@ python -m cluster.loadtest --profile unique|shared-prefix|multi-turn|trace|rate-
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from cluster.loadtest.client import NoServer
-from cluster.loadtest.plot import report_svg
-from cluster.loadtest.report import problem, report
+from cluster.loadtest.output import add_output_options, tell
+from cluster.loadtest.report import report
 from cluster.loadtest.run import run
 from cluster.loadtest.settings import SettingsError, add_options, settings_of
-from cluster.loadtest.table import table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,26 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """What becomes of the report."""
-    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there, as JSON")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a plot of the times to first token there")
-
-
-def tell(written: dict[str, Any], options: argparse.Namespace) -> int:
-    """Print and write a report as the options have it; returns the exit status."""
-    text = json.dumps(written, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", "utf-8")
-    if options.svg:
-        options.svg.write_text(report_svg(written), "utf-8")
-    print(text if options.json else table(written))
-    if why := problem(written):
-        print(why, file=sys.stderr)
-    return 1 if why else 0
 
 
 if __name__ == "__main__":
