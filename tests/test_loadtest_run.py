@@ -200,6 +200,14 @@ def test_a_job_prints_its_report_between_marks(folder: Path) -> None:
     assert written["total"]["answered"] == 3
 
 
+def test_a_job_that_was_not_good_enough_fails_and_has_a_report(folder: Path) -> None:
+    with served() as url:
+        settings_file(folder, url=url, slo_ttft_ms=1e-6, min_goodput=0.5)
+        done = alone(folder, "-m", "cluster.loadtest.job")
+    assert done.returncode == 1
+    assert report_in(done.stdout) is not None
+
+
 def test_a_job_without_a_server_says_so_and_has_no_report(folder: Path) -> None:
     settings_file(folder, url="http://127.0.0.1:9")
     done = alone(folder, "-m", "cluster.loadtest.job")
