@@ -40,6 +40,7 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.exactness
 	$(BIN)/python -m bench.first_token
 	$(BIN)/python -m bench.route
+	$(BIN)/python -m bench.load_policies
 
 gpu:  ## tests and figures of the kernels on a GPU, in eight minutes, into $(GPU_OUT); installs nothing (docs/performance.md)
 	$(PYTHON) -m bench.gpu_run --out $(GPU_OUT)

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cluster.load_command import JobError, add_loadtest_options
+from cluster.loadtest.settings import SettingsError
 from workers.models.spec import ModelError
 from workers.request import RequestError
 
@@ -14,6 +16,7 @@ EPILOG = """examples:
   raydix serve                                  the bundled model on 127.0.0.1:8000
   raydix serve --model meta-llama/Llama-3.2-1B  a model from the Hugging Face Hub
   raydix serve --config cluster.yaml            pools, engine and ports from a file (docs/configuration.md)
+  raydix loadtest --profile shared-prefix       load on a served API, as a Ray job (docs/benchmarks.md)
   raydix generate --prompt 'def main():'        a completion without a server
   raydix generate --temperature 0.8 < draft.py  the prompt from a file
 """
@@ -24,15 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cluster.config import ConfigError, DeployError
 
     options = make_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
-    except (ConfigError, DeployError, ModelError, RequestError) as error:
+        return command(options) or 0
+    except (ConfigError, DeployError, JobError, ModelError, RequestError, SettingsError) as error:
         print(f"raydix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +47,10 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--model", metavar="DIR_OR_ID", help="model directory or Hugging Face Hub id")
     serving.add_argument("--host", help="address to listen on (127.0.0.1)")
     serving.add_argument("--port", type=int, help="port to listen on (8000)")
+    serving.add_argument("--dashboard-port", type=int, metavar="PORT", help="Ray's dashboard and job server (none)")
     serving.set_defaults(command=run_serve)
+    loading = commands.add_parser("loadtest", help="put load on a served API, from a Ray job on its cluster")
+    add_loadtest_options(loading)
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
 
@@ -78,6 +83,7 @@ def run_serve(options: argparse.Namespace) -> None:
     override(values, "model", options.model)
     override(values["http"], "host", options.host)
     override(values["http"], "port", options.port)
+    override(values, "dashboard_port", options.dashboard_port)
     config = parse_config(values)
     from cluster.haproxy import proxy_environment
 

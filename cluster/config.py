@@ -206,11 +206,13 @@ class IngressSection(Section):
 
 
 class ClusterConfig(Section):
-    """A whole cluster. `model` is a directory or a Hugging Face Hub id."""
+    """A whole cluster. `model` is a directory or a Hugging Face Hub id; `dashboard_port` is where `raydix serve` has
+    Ray's dashboard and job server, on loopback; None for neither."""
 
     model: str = str(TINY_MODEL)
     served_model_name: str | None = None
     http: HttpSection = HttpSection()
+    dashboard_port: Port | None = None
     engine: EngineSection = EngineSection()
     pools: PoolsSection = PoolsSection()
     ingress: IngressSection = IngressSection()

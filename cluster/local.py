@@ -38,6 +38,8 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         DeployError: a replica cannot start.
     """
     check_port_free(config.http.host, config.http.port)
+    if config.dashboard_port is not None:
+        check_port_free(LOOPBACK, config.dashboard_port, "--dashboard-port")
     for ending in ENDINGS:  # a shell may have told a background job to ignore SIGINT
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -81,7 +83,9 @@ def start_ray(config: ClusterConfig) -> None:
     """Start Ray with at least the CPUs that the pools ask for: on a laptop, sharing cores beats waiting for ever."""
     pools = config.pools.by_name.values()
     num_cpus = max(os.cpu_count() or 1, int(sum(pool.most_replicas * pool.num_cpus for pool in pools)) + 1)
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+    port = config.dashboard_port
+    dashboard = {"include_dashboard": port is not None, "dashboard_host": LOOPBACK, "dashboard_port": port}
+    ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, **dashboard)
 
 
 def deploy(app: serve.Application) -> None:
@@ -134,7 +138,7 @@ def progress() -> Iterator[None]:
         thread.join()
 
 
-def check_port_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int, option: str = "--port") -> None:
     """Raise ConfigError where something listens there, or the address is not one of this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -142,7 +146,7 @@ def check_port_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            hint = "choose another with --port" if error.errno == errno.EADDRINUSE else "choose another with --host"
+            hint = f"choose another with {option}" if error.errno == errno.EADDRINUSE else "choose another with --host"
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from error
 
 
@@ -156,11 +160,14 @@ def ready_message(config: ClusterConfig, metrics: str) -> str:
     """What to type next."""
     base = f"http://{config.http.host}:{config.http.port}"
     prompt = "def read_file(path):\n    with open("
+    jobs = (
+        "" if config.dashboard_port is None else f"  dashboard and jobs at http://{LOOPBACK}:{config.dashboard_port}\n"
+    )
     body = json.dumps({"model": config.model_name, "prompt": prompt, "max_tokens": 24, "temperature": 0})
     return f"""
 raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
 metrics for Prometheus at {metrics}
-
+{jobs}
   curl {base}/v1/completions -H 'Content-Type: application/json' \\
     -d '{body}'
 """

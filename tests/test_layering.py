@@ -1,6 +1,7 @@
 """Who may import whom. Read from the sources, so that an import inside a function counts too."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
 OURS = {*ALLOWED, "tests", "bench", "models"}
 ONLY_UNDER = dict.fromkeys(["ray", "fastapi", "pydantic", "grpc", "starlette", "uvicorn"], "cluster/")
 ONLY_UNDER["triton"] = "kernels/triton_ops/"
+TRAVELS_ALONE = "cluster/loadtest/"  # to machines that have Python and nothing else
 WITHOUT_TORCH = (
     "radix/",
     "router/",
@@ -48,7 +50,8 @@ def forbidden(path: str, source: str) -> list[str]:
         wrong_arrow = name in OURS - ALLOWED[package] - {package}
         wrong_place = name in ONLY_UNDER and not path.startswith(ONLY_UNDER[name])
         wrong_torch = name == "torch" and path.startswith(WITHOUT_TORCH)
-        if wrong_arrow or wrong_place or wrong_torch or name in (".", "?"):
+        wrong_company = path.startswith(TRAVELS_ALONE) and name not in {"cluster", *sys.stdlib_module_names}
+        if wrong_arrow or wrong_place or wrong_torch or wrong_company or name in (".", "?"):
             found.append(f"{path}:{line} imports {name}")
     return found
 
@@ -79,6 +82,8 @@ PLANTED = [
     ("workers/engine/engine.py", "from . import scheduler"),
     ("radix/tree.py", "import importlib\nimportlib.import_module('torch.nn')"),
     ("radix/tree.py", "__import__(name)"),
+    ("cluster/loadtest/client.py", "import aiohttp"),
+    ("cluster/loadtest/profiles/unique.py", "from workers.tokenizer import Tokenizer"),
 ]
 
 

@@ -1,0 +1,118 @@
+"""The same load on clusters that differ in one thing: how requests are routed, and how workers are pooled.
+
+    python -m bench.load_policies [--rounds 2] [--svg docs/load_policies.svg] [--json]
+
+Each cluster is `raydix serve` with two workers of the bundled model, started afresh, one at a time, in turn. In a round
+all of them are asked the same, in another round something else. A worker's KV pool of 4,096 tokens holds at most 11 of
+the 16 beginnings of `shared-prefix` (347 tokens each); two together hold all of them.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.serving import serving
+from bench.timing import machine
+from cluster.loadtest.figures import curve_ms
+from cluster.loadtest.plot import curves_svg
+from cluster.loadtest.report import report, ttfts_ms
+from cluster.loadtest.run import Run, run
+from cluster.loadtest.settings import Settings
+
+COMMON = "engine: {{kv_cache_mib: 12}}\nhttp: {{port: {port}}}\n"
+CLUSTERS: Mapping[str, str] = {
+    "unified, prefix": "pools: {{unified: {{replicas: 2, policy: prefix}}}}",
+    "unified, round_robin": "pools: {{unified: {{replicas: 2, policy: round_robin}}}}",
+    "prefill + decode": "pools: {{prefill: {{replicas: 1}}, decode: {{replicas: 1}}}}",
+}
+LOADS = (
+    Settings("shared-prefix", 1, requests=240, prefixes=16, prefix_words=300, words=50, max_tokens=16, concurrency=4),
+    Settings("unique", 2, requests=160, words=350, max_tokens=16, concurrency=4),
+    Settings("multi-turn", 3, requests=160, turns=5, words=120, max_tokens=16, concurrency=4),
+)
+PLOTTED = "shared-prefix"
+Json = dict[str, Any]
+Key = tuple[str, str]
+
+
+def measure(rounds: int) -> dict[Key, list[Run]]:
+    """A run for each round, by profile and cluster."""
+    runs: dict[Key, list[Run]] = {(load.profile, name): [] for load in LOADS for name in CLUSTERS}
+    for number in range(rounds):
+        for name, config in CLUSTERS.items():
+            with serving(COMMON + config) as port:
+                for load in LOADS:
+                    print(f"round {number + 1}: {name}, {load.profile}", file=sys.stderr, flush=True)
+                    settings = replace(load, url=f"http://127.0.0.1:{port}", seed=load.seed + 100 * number)
+                    runs[load.profile, name].append(asyncio.run(run(settings)))
+    return runs
+
+
+def row(load: Settings, runs: list[Run]) -> Json:
+    """The medians of the rounds, and the load as it was when they were reckoned."""
+    totals = [report(one, load)["total"] for one in runs]
+    return {
+        "failed": sum(total["failed"] for total in totals),
+        "cached_share": median(total["cached_share"] for total in totals),
+        "cached_share_of_possible": median(total["cached_share_of_possible"] for total in totals),
+        "ttft_p50_ms": median(total["ttft_ms"].get("p50") for total in totals),
+        "ttft_p99_ms": median(total["ttft_ms"].get("p99") for total in totals),
+        "itl_p50_ms": median(total["itl_ms"].get("p50") for total in totals),
+        "answers_per_s": median(total["answers_per_s"] for total in totals),
+        "answers_per_s_of_each": [total["answers_per_s"] for total in totals],
+    }
+
+
+def median(values: Any) -> float | None:
+    """Of those that there are."""
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 3) if known else None
+
+
+def table(rows: Mapping[Key, Json]) -> str:
+    """In Markdown."""
+    names = ["cached_share", "cached_share_of_possible", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "answers_per_s"]
+    lines = [f"| profile | cluster | {' | '.join(names)} | failed |", f"|{' --- |' * (len(names) + 3)}"]
+    for (profile, cluster), figures in rows.items():
+        lines.append(f"| {profile} | {cluster} | {' | '.join(str(figures[name]) for name in [*names, 'failed'])} |")
+    return "\n".join(lines)
+
+
+def plot(runs: Mapping[Key, list[Run]]) -> str:
+    """Times to first token of one profile, all rounds together, a line for each cluster."""
+    curves = {
+        cluster: curve_ms(ttft for one in some for ttft in ttfts_ms(one.heard))
+        for (profile, cluster), some in runs.items()
+        if profile == PLOTTED
+    }
+    return curves_svg(f"{PLOTTED}: time to first token", curves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2, help="of all clusters (2)")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a plot there")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    runs = measure(options.rounds)
+    rows: dict[Key, Json] = {
+        (load.profile, name): row(load, runs[load.profile, name]) for load in LOADS for name in CLUSTERS
+    }
+    if options.svg:
+        options.svg.write_text(plot(runs), "utf-8")
+    where = machine()
+    if options.json:
+        print(json.dumps({"machine": where, "rows": {", ".join(key): value for key, value in rows.items()}}, indent=2))
+        return
+    print(table(rows))
+    print(f"\n{where}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is asked, and when: a file for each kind of load."""
