@@ -4,7 +4,8 @@ from typing import Any
 
 import helm_python as helm
 import pytest
-from ray.serve.schema import ServeDeploySchema
+from ray.serve._private.deploy_utils import get_app_code_version
+from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.app import build_app_from_args
 from cluster.config import parse_config
@@ -44,7 +45,14 @@ def test_it_passes_a_strict_lint(name: str) -> None:
 
 @every_value_set
 def test_serve_takes_the_rendered_configuration(name: str) -> None:
-    ServeDeploySchema.model_validate(serve_config(value_set(name)))
+    config = serve_config(value_set(name))
+    ServeDeploySchema.model_validate(config)
+    assert config["http_options"].keys() <= HTTPOptionsSchema.model_fields.keys(), "Serve would not tell"
+
+
+def test_serve_listens_where_the_configuration_says_and_lets_the_application_say_that_it_is_late() -> None:
+    options = serve_config(value_set("auth-network"))["http_options"]
+    assert options == {"host": "0.0.0.0", "port": 8080, "request_timeout_s": 125.5}
 
 
 @every_value_set
@@ -54,9 +62,33 @@ def test_our_own_parser_takes_the_args_and_finds_what_the_values_say(name: str) 
     given = parse_config(values["config"])
     assert (config.model, config.http, config.engine) == (given.model, given.http, given.engine)
     assert config.pools.by_name.keys() == given.pools.by_name.keys()
-    assert [p.most_replicas for p in config.pools.by_name.values()] == [
-        p.most_replicas for p in given.pools.by_name.values()
+    assert [pool.autoscaling for pool in config.pools.by_name.values()] == [
+        pool.autoscaling for pool in given.pools.by_name.values()
     ]
+
+
+@every_value_set
+def test_there_are_as_many_replicas_and_pods_as_the_values_say(name: str) -> None:
+    given = parse_config(value_set(name)["config"])
+    (application,) = serve_config(value_set(name))["applications"]
+    told = {deployment["name"]: deployment["num_replicas"] for deployment in application["deployments"]}
+    fixed: dict[str, int] = {
+        key: pool.replicas for key, pool in given.pools.by_name.items() if pool.autoscaling is None
+    }
+    assert told == fixed | {"ingress": given.ingress.replicas}
+    for pool_name, pool in given.pools.by_name.items():
+        assert groups(value_set(name))[pool_name]["maxReplicas"] == pool.most_replicas
+
+
+def test_another_number_of_replicas_leaves_the_application_as_it_is() -> None:
+    def application(replicas: int) -> dict[str, Any]:
+        pools = {"prefill": {"replicas": replicas}}
+        values = {"config": {"pools": pools, "ingress": {"replicas": replicas}}}
+        return dict(serve_config(values)["applications"][0])
+
+    assert application(1)["deployments"] != application(2)["deployments"]
+    versions = {get_app_code_version(ServeApplicationSchema.model_validate(application(n))) for n in (1, 2)}
+    assert len(versions) == 1, "Serve would replace every replica"
 
 
 def test_the_import_path_builds_the_app() -> None:
@@ -74,7 +106,6 @@ def test_each_pool_has_a_group_whose_label_it_selects(name: str) -> None:
     for pool_name, pool in config.pools.by_name.items():
         group = groups(values)[pool_name]
         assert pool.label_selector.items() <= group["labels"].items()
-        assert group["maxReplicas"] == pool.most_replicas
         assert pool.num_cpus == float(group["rayStartParams"]["num-cpus"])
         assert pool.num_gpus == float(group["rayStartParams"]["num-gpus"])
 

@@ -25,6 +25,7 @@ VLLM = {
     "num_requests_waiting",
     "num_preemptions_total",
 }
+LANGUAGE = {"sum", "min", "max", "rate", "histogram_quantile"}
 KNOWN = {f"ray_serve_{name}" for name in SERVE} | {f"ray_vllm_{name}" for name in VLLM}
 
 
@@ -38,8 +39,9 @@ def expressions(node: Any) -> list[str]:
 
 
 def metrics(texts: list[str]) -> set[str]:
-    """The metrics in these expressions: what begins with ray_ and is no label."""
-    names = {name for text in texts for name in re.findall(r"\bray_[a-z_]+", text)} - {"ray_io_cluster"}
+    """The metrics in these expressions: every word that is no label and no word of the language."""
+    bare = [re.sub(r"by \(.*?\)|\{.*?\}|\[.*?\]", "", text) for text in texts]
+    names = {name for text in bare for name in re.findall(r"[a-zA-Z_:]+", text)} - LANGUAGE
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
 

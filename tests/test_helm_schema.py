@@ -40,6 +40,10 @@ FAILING: list[tuple[dict[str, Any], str]] = [
         {"config": {"pools": {"decode": {"num_cpus": 3}}}},
         "config.pools.decode.num_cpus is 3, more than groups.decode.cpus, which is 2",
     ),
+    (
+        {"config": {"pools": {"decode": {"replicas": 2, "autoscaling": {"max_replicas": 2}}}}},
+        "config.pools.decode: autoscaling decides on the number of replicas",
+    ),
     ({"config": {"pools": {"prefill": {"num_gpus": 0.5}}}}, "num_gpus is 0.5, more than groups.prefill.gpus"),
     ({"modelCache": {"enabled": True, "download": {"enabled": True}}}, "modelCache.download needs"),
     ({"ray": {"gcsFaultTolerance": {"backend": "redis"}}}, "redis.address is needed"),

@@ -11,4 +11,5 @@ applications:
   - name: raydix
     route_prefix: /
     import_path: cluster.app:build_app_from_args
+    deployments: {{- include "raydix.deployments" . | nindent 6 }}
     args: {{- include "raydix.config" . | nindent 6 }}
