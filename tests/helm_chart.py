@@ -55,6 +55,16 @@ def application_args(values: dict[str, Any]) -> dict[str, Any]:
     return dict(application["args"])
 
 
+def ray_cluster(values: dict[str, Any]) -> dict[str, Any]:
+    """The RayService's Ray cluster."""
+    return dict(the("RayService", values)["spec"]["rayClusterConfig"])
+
+
+def worker_groups(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Its worker groups by name."""
+    return {group["groupName"]: group for group in ray_cluster(values)["workerGroupSpecs"]}
+
+
 def pod_specs(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every pod's spec, wherever in an object it is."""
     for item in objects:
