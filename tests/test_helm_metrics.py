@@ -25,8 +25,22 @@ VLLM = {
     "num_requests_waiting",
     "num_preemptions_total",
 }
+RAYDIX = {
+    "queued_tokens",
+    "evicted_blocks_total",
+    "recomputed_tokens_total",
+    "handoff_bytes_total",
+    "handoff_seconds",
+    "resumed_requests_total",
+    "refused_requests_total",
+    "router_decisions_total",
+    "router_expected_hit_tokens_total",
+    "router_actual_hit_tokens_total",
+    "index_lag_seconds",
+}
 LANGUAGE = {"sum", "min", "max", "rate", "histogram_quantile"}
 KNOWN = {f"ray_serve_{name}" for name in SERVE} | {f"ray_vllm_{name}" for name in VLLM}
+KNOWN |= {f"ray_raydix_{name}" for name in RAYDIX}
 
 
 def expressions(node: Any) -> list[str]:
@@ -54,7 +68,7 @@ def test_every_metric_is_known(path: Any) -> None:
 
 def test_histograms_are_asked_by_bucket_and_counters_by_rate() -> None:
     for text in expressions([yaml.safe_load(path.read_text("utf-8")) for path in [RULES, *DASHBOARDS]]):
-        assert ("histogram_quantile" in text) == ("_seconds" in text)
+        assert ("histogram_quantile" in text) == ("_bucket" in text), text
         assert ("rate(" in text) == ("_total" in text or "_bucket" in text), text
 
 

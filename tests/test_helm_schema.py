@@ -23,6 +23,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "gatewayClassName": {"ray": {"upgradeStrategy": {"type": "NewClusterWithIncrementalUpgrade"}}},
     "ray.auth": {"ray": {"auth": {"enabled": False}}},
     "capabilities.gateway": {"capabilities": {"gateway": True}},
+    "loadTest.profile": {"loadTest": {"profile": "trace"}},  # its file is not in the image
     "modelCache.mountPath": {"modelCache": {"mountPath": "models"}},
 }
 

@@ -61,3 +61,11 @@ http://{{ include "raydix.apiService" . }}:{{ include "raydix.apiPort" . }}
 {{- $wanted := index . 1 -}}
 {{- if or (eq $wanted "yes") (and (eq $wanted "auto") ($root.Capabilities.APIVersions.Has (index . 2))) -}}yes{{- end -}}
 {{- end -}}
+
+{{/* A list of words as a shell reads it. */}}
+{{- define "raydix.shell" -}}
+{{- range $place, $word := . -}}
+{{- if $place }} {{ end -}}
+{{- ternary $word (printf "'%s'" (replace "'" "'\\''" $word)) (regexMatch "^[A-Za-z0-9_./:=,-]+$" $word) -}}
+{{- end -}}
+{{- end -}}
