@@ -8,7 +8,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from cluster.autoscaling import autoscaling_config
-from cluster.config import ClusterConfig, PoolName, parse_config
+from cluster.config import ClusterConfig, LabelSelector, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
 from cluster.frontend import FrontendSettings
 from cluster.ingress import IngressReplica
@@ -87,7 +87,7 @@ def bind_pool(
         num_replicas=None if scaling else at.pool.replicas,
         autoscaling_config=autoscaling_config(scaling) if scaling else None,
         max_ongoing_requests=at.pool.max_ongoing_requests,
-        ray_actor_options={"num_cpus": at.pool.num_cpus, "num_gpus": at.num_gpus},
+        ray_actor_options={"num_cpus": at.pool.num_cpus, "num_gpus": at.num_gpus} | on_nodes(at.pool.label_selector),
         request_router_config=router,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
@@ -110,9 +110,14 @@ def bind_ingress(
         name="ingress",
         num_replicas=config.ingress.replicas,
         max_ongoing_requests=config.ingress.max_ongoing_requests + ROOM_TO_REFUSE,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0} | on_nodes(config.ingress.label_selector),
     )
     return deployment.bind(front, pools, config.ingress)
+
+
+def on_nodes(selector: LabelSelector) -> dict[str, Any]:
+    """The actor options that keep replicas to nodes with these labels; none where any node will do."""
+    return {"label_selector": selector} if selector else {}
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:

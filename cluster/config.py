@@ -16,6 +16,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolName = Literal["prefill", "decode", "unified"]
+LabelSelector = dict[str, str]  # labels of Ray nodes, in Ray's own words: a value, "!value", "in(a, b)" or "!in(a, b)"
 HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # Serve's replicas listen where its proxy does
 
 
@@ -132,6 +133,7 @@ class PoolSection(Section):
     num_gpus: GpuCount | None = None
     policy: PolicyName = "prefix"
     max_ongoing_requests: Count = 1024
+    label_selector: LabelSelector = {}
     autoscaling: AutoscalingSection | None = None
 
     @model_validator(mode="after")
@@ -202,6 +204,7 @@ class IngressSection(Section):
 
     replicas: Count = 1
     max_ongoing_requests: Count = 256
+    label_selector: LabelSelector = {}
     debug_route: bool = False
 
 
