@@ -42,7 +42,7 @@ bench: install  ## the figures of docs/
 	$(BIN)/python -m bench.route
 	$(BIN)/python -m bench.load_policies
 
-gpu:  ## tests and figures of the kernels on a GPU, in eight minutes, into $(GPU_OUT); installs nothing (docs/performance.md)
+gpu:  ## tests and figures of the kernels on a GPU, in four minutes, into $(GPU_OUT); installs nothing (docs/performance.md)
 	$(PYTHON) -m bench.gpu_run --out $(GPU_OUT)
 
 clean:

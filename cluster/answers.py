@@ -2,29 +2,29 @@
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from cluster.token_logprobs import DrawnToken, Json, chat_logprobs, text_logprobs
+from cluster.text_delta import NOTHING, TextDelta
+from cluster.token_logprobs import Json, chat_logprobs, text_logprobs
 
-__all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "Tokens", "model_card", "usage"]
-
-Tokens = Sequence[DrawnToken] | None
+__all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "model_card", "usage"]
 
 
 class Answer(Protocol):
-    """One completion on its way to a client. `id` names it to the client, the engines and the routers alike."""
+    """A request's completions on their way to a client. `id` is its name to the client, the engines and the routers."""
 
     id: str
 
-    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
-        """All of it at once."""
+    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+        """All of it at once, the choices in order."""
 
-    def opening(self) -> list[Json]:
+    def opening(self, num_choices: int) -> list[Json]:
         """Chunks before the first text."""
 
-    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
-        """One piece of a stream. `tokens` are None where log-probabilities were not asked for."""
+    def chunk(self, index: int, piece: TextDelta) -> Json:
+        """One piece of a stream, of one of the choices."""
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
@@ -36,26 +36,29 @@ class TextAnswer:
     def __init__(self, model: str) -> None:
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self._head = head(self.id, "text_completion", model)
-        self._offset = 0  # characters of the tokens before
+        self._offsets: Counter[int] = Counter()  # characters of a choice's tokens before
 
-    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
-        """All of it at once."""
-        return self.chunk(text, finish_reason, tokens) | {"usage": used}
+    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+        """All of it at once, the choices in order."""
+        return self._head | {"choices": [self._choice(*one) for one in enumerate(choices)], "usage": used}
 
-    def opening(self) -> list[Json]:
+    def opening(self, num_choices: int) -> list[Json]:
         """Chunks before the first text: none."""
         return []
 
-    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
-        """One piece of a stream."""
-        logprobs = None if tokens is None else text_logprobs(tokens, self._offset)
-        self._offset += sum(len(token.drawn.text) for token in tokens or ())
-        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head | {"choices": [choice], "usage": None}
+    def chunk(self, index: int, piece: TextDelta) -> Json:
+        """One piece of a stream, of one of the choices."""
+        return self._head | {"choices": [self._choice(index, piece)], "usage": None}
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
         return self._head | {"choices": [], "usage": used}
+
+    def _choice(self, index: int, piece: TextDelta) -> Json:
+        tokens = piece.tokens
+        logprobs = None if tokens is None else text_logprobs(tokens, self._offsets[index])
+        self._offsets[index] += sum(len(token.drawn.text) for token in tokens or ())
+        return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 class ChatAnswer:
@@ -66,29 +69,32 @@ class ChatAnswer:
         self._whole_head = head(self.id, "chat.completion", model)
         self._chunk_head = head(self.id, "chat.completion.chunk", model)
 
-    def whole(self, text: str, finish_reason: str, used: Json, tokens: Tokens = None) -> Json:
-        """All of it at once."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        logprobs = None if tokens is None else chat_logprobs(tokens)
-        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._whole_head | {"choices": [choice], "usage": used}
+    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+        """All of it at once, the choices in order."""
+        messages = [{"role": "assistant", "content": one.text, "refusal": None} for one in choices]
+        listed = [choice(index, one, "message", messages[index]) for index, one in enumerate(choices)]
+        return self._whole_head | {"choices": listed, "usage": used}
 
-    def opening(self) -> list[Json]:
-        """The chunk that names the role."""
-        return [self._chunk({"role": "assistant", "content": ""}, None, None)]
+    def opening(self, num_choices: int) -> list[Json]:
+        """The chunks that name the role."""
+        return [self._chunk(index, NOTHING, {"role": "assistant", "content": ""}) for index in range(num_choices)]
 
-    def chunk(self, text: str, finish_reason: str | None, tokens: Tokens = None) -> Json:
-        """One piece of a stream."""
-        return self._chunk({"content": text} if text else {}, finish_reason, tokens)
+    def chunk(self, index: int, piece: TextDelta) -> Json:
+        """One piece of a stream, of one of the choices."""
+        return self._chunk(index, piece, {"content": piece.text} if piece.text else {})
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
         return self._chunk_head | {"choices": [], "usage": used}
 
-    def _chunk(self, delta: Json, finish_reason: str | None, tokens: Tokens) -> Json:
-        logprobs = None if tokens is None else chat_logprobs(tokens)
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._chunk_head | {"choices": [choice], "usage": None}
+    def _chunk(self, index: int, piece: TextDelta, delta: Json) -> Json:
+        return self._chunk_head | {"choices": [choice(index, piece, "delta", delta)], "usage": None}
+
+
+def choice(index: int, piece: TextDelta, name: str, content: Json) -> Json:
+    """An entry of a chat completion's choices."""
+    logprobs = None if piece.tokens is None else chat_logprobs(piece.tokens)
+    return {"index": index, name: content, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 def head(answer_id: str, kind: str, model: str) -> Json:

@@ -2,43 +2,36 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cluster.answers import Json, usage
 from cluster.journey import Journey
 from cluster.request_metrics import ABORT, ERROR, RequestTimer
+from cluster.text_delta import TextDelta
 from cluster.token_logprobs import DrawnToken, drawn_tokens
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.text_stream import TextStream
 from workers.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class TextDelta:
-    """New text of a completion; the last one says why it ended.
+class Completion:
+    """A request being answered, and its usage so far.
 
     Attributes:
-        tokens: what the text is made of, where log-probabilities were asked for; None where they were not.
+        request: it.
+        num_tokens: generated so far.
+        num_cached_tokens: of the prompt, whose KV was not computed again.
     """
-
-    text: str
-    finish_reason: str | None
-    tokens: tuple[DrawnToken, ...] | None = None
-
-
-class Completion:
-    """A request being answered, and its usage so far."""
 
     def __init__(
         self, request: GenerationRequest, tokenizer: Tokenizer, stop: Sequence[str], timer: RequestTimer
     ) -> None:
-        self._request = request
+        self.request = request
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, stop, request.sampling.min_tokens)
         self._pending: list[DrawnToken] = []
         self._timer = timer
-        self._num_tokens = 0
-        self._num_cached_tokens = 0
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
 
     async def deltas(self, journey: Journey) -> AsyncGenerator[TextDelta]:
         """The completion piece by piece. Stops the request at a stop string; closing it aborts the request."""
@@ -56,23 +49,24 @@ class Completion:
             ending = ERROR
             raise
         finally:
-            self._timer.end(ending, len(self._request.prompt_token_ids))
+            self._timer.end(ending, len(self.request.prompt_token_ids))
 
-    def usage(self) -> Json:
-        """The usage object of the API."""
-        return usage(len(self._request.prompt_token_ids), self._num_tokens, self._num_cached_tokens)
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the request."""
+        return len(self.request.prompt_token_ids)
 
     def _take(self, output: RequestOutput) -> TextDelta:
-        self._num_tokens += len(output.token_ids)
+        self.num_tokens += len(output.token_ids)
         self._timer.take_tokens(len(output.token_ids))
-        self._num_cached_tokens = output.num_cached_tokens
+        self.num_cached_tokens = output.num_cached_tokens
         self._pending += drawn_tokens(output, self._tokenizer)
         text = self._text.push(output.token_ids, last=output.finish_reason is not None)
         return TextDelta(text, FinishReason.STOP.value if self._text.stopped else output.finish_reason)
 
     def _with_tokens(self, delta: TextDelta) -> TextDelta:
         """With the tokens since the last one, those of text that was held back included."""
-        if self._request.sampling.logprobs is None:
+        if self.request.sampling.logprobs is None:
             return delta
         tokens, self._pending = tuple(self._pending), []
         return replace(delta, tokens=tokens)

@@ -2,15 +2,16 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
-from cluster.completion import Completion, TextDelta
+from cluster.choices import ChoiceDelta, Choices
+from cluster.completion import Completion
 from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
 from cluster.failures import RequestFailures
@@ -19,6 +20,7 @@ from cluster.metric_sink import Sink
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
 from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion
+from cluster.text_delta import TextDelta, joined
 from radix.block_hash import BlockHasher, token_bytes
 from router.request import RoutingRequest
 from workers.request import GenerationRequest
@@ -168,55 +170,64 @@ class Frontend:
         )
 
     async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, session: str | None) -> Response:
-        timer = RequestTimer(self._sink)
+        timers = [RequestTimer(self._sink) for _ in range(body.num_choices)]
         request = self._request_for(body, answer.id, session)
-        completion = Completion(request, self._tokenizer, body.stop_strings, timer)
-        deltas = completion.deltas(Journey(request, self._pools, self._failures))
+        completions = [
+            Completion(one, self._tokenizer, body.stop_strings, timer)
+            for one, timer in zip(repeated(request, body.num_choices), timers, strict=True)
+        ]
+        choices = Choices(completions, lambda one: Journey(one.request, self._pools, self._failures))
+        pieces = choices.deltas()
         try:
-            first = await anext(deltas)  # an error before the first text still gets its own HTTP status
+            first = await anext(pieces)  # an error before the first text still gets its own HTTP status
             if not body.stream:
-                return JSONResponse(await whole_answer(answer, completion, first, deltas))
+                return JSONResponse(answer.whole(await collected(first, pieces, body.num_choices), choices.usage()))
         except Exception as error:
-            raise self._logged(error, request) from error
+            raise self._logged(error, answer.id) from error
         include_usage = body.stream_options is not None and body.stream_options.include_usage
-        events = self._events(answer, request, completion, first, deltas, include_usage)
-        return EventStreamResponse(events, deltas)
+        return EventStreamResponse(self._events(answer, choices, first, pieces, include_usage), pieces)
 
     async def _events(
         self,
         answer: Answer,
-        request: GenerationRequest,
-        completion: Completion,
-        first: TextDelta,
-        deltas: AsyncGenerator[TextDelta],
+        choices: Choices,
+        first: ChoiceDelta,
+        pieces: AsyncGenerator[ChoiceDelta],
         include_usage: bool,
     ) -> AsyncGenerator[str]:
         """Server-sent events; an error after the first byte is an event of its own, and no [DONE] follows it."""
         try:
-            for chunk in answer.opening():
+            for chunk in answer.opening(choices.num_choices):
                 yield sse(chunk)
-            yield sse(answer.chunk(first.text, first.finish_reason, first.tokens))
-            async for delta in deltas:
-                yield sse(answer.chunk(delta.text, delta.finish_reason, delta.tokens))
+            yield sse(answer.chunk(*first))
+            async for piece in pieces:
+                yield sse(answer.chunk(*piece))
             if include_usage:
-                yield sse(answer.usage_chunk(completion.usage()))
+                yield sse(answer.usage_chunk(choices.usage()))
             yield DONE
         except Exception as error:
-            yield sse(self._logged(error, request).body())
+            yield sse(self._logged(error, answer.id).body())
 
-    def _logged(self, error: Exception, request: GenerationRequest) -> ApiError:
+    def _logged(self, error: Exception, request_id: str) -> ApiError:
         """What the client is told of an error; what nobody foresaw is logged with the request's id."""
         told = from_exception(error)
         if told.status >= 500:
-            logger.error("request %s failed", request.request_id, exc_info=error)
+            logger.error("request %s failed", request_id, exc_info=error)
         return told
 
 
-async def whole_answer(
-    answer: Answer, completion: Completion, first: TextDelta, deltas: AsyncGenerator[TextDelta]
-) -> Json:
-    """Collect a completion that is not streamed."""
-    collected = [first, *[delta async for delta in deltas]]
-    text = "".join(delta.text for delta in collected)
-    tokens = None if first.tokens is None else [token for delta in collected for token in delta.tokens or ()]
-    return answer.whole(text, collected[-1].finish_reason or "stop", completion.usage(), tokens)
+def repeated(request: GenerationRequest, num_choices: int) -> Iterator[GenerationRequest]:
+    """The request for each of its choices: ids and seeds of their own, so that they differ and can be drawn again."""
+    yield request
+    for index in range(1, num_choices):
+        sampling = replace(request.sampling, seed=((request.sampling.seed or 0) + index) % 2**63)
+        yield replace(request, request_id=f"{request.request_id}-{index}", sampling=sampling)
+
+
+async def collected(first: ChoiceDelta, pieces: AsyncGenerator[ChoiceDelta], num_choices: int) -> list[TextDelta]:
+    """The choices of a request that is not streamed, each whole."""
+    deltas: list[list[TextDelta]] = [[] for _ in range(num_choices)]
+    deltas[first.choice].append(first.delta)
+    async for choice, delta in pieces:
+        deltas[choice].append(delta)
+    return [joined(one) for one in deltas]

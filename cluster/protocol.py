@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from workers.request import SamplingParams
-from workers.sampling_params import MAX_LISTED_TOKENS, MAX_LOGPROBS
+from workers.sampling_params import MAX_COMPLETIONS, MAX_LISTED_TOKENS, MAX_LOGPROBS
 
 SessionName = Annotated[str, Field(max_length=512)]
 StopString = Annotated[str, Field(min_length=1)]
@@ -23,7 +23,6 @@ NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "n": (None, 1),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tools": (None, []),
@@ -58,6 +57,7 @@ class GenerationBody(BaseModel):
     min_tokens: Annotated[int | None, Field(ge=0)] = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
     ignore_eos: bool = False
+    n: Annotated[int | None, Field(ge=1, le=MAX_COMPLETIONS)] = None
     user: SessionName | None = None
     prompt_cache_key: SessionName | None = None
 
@@ -76,6 +76,11 @@ class GenerationBody(BaseModel):
     def stop_strings(self) -> list[str]:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def num_choices(self) -> int:
+        """Completions to draw."""
+        return self.n or 1
 
     @property
     def num_logprobs(self) -> int | None:

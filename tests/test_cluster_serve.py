@@ -89,6 +89,21 @@ def test_log_probabilities_of_a_chat_say_nothing_of_what_was_done_to_the_draw(se
     assert forced.logprobs.content[0].logprob < forced.logprobs.content[0].top_logprobs[0].logprob
 
 
+def test_several_choices_differ_and_come_again_with_the_seed(server: Server) -> None:
+    ask: Any = partial(
+        server.client.completions.create, model="tiny", prompt="def main", max_tokens=12, seed=5, n=3, temperature=1
+    )
+    whole = ask()
+    texts = [choice.text for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert whole.usage.completion_tokens <= 36
+    streamed = ["", "", ""]
+    for chunk in ask(stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts
+
+
 def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(server: Server) -> None:
     first_token_s(server.client, "warm up the whole path\n")
     ratios = []

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.answers import ChatAnswer, TextAnswer
+from cluster.text_delta import TextDelta
 from cluster.token_logprobs import DrawnToken, LikelyToken, chat_logprobs, drawn_tokens, text_logprobs
 from workers.request import FinishReason, RequestOutput, TokenLogprobs
 from workers.tokenizer import Tokenizer
@@ -55,14 +56,16 @@ def test_of_a_chat_completion() -> None:
     assert second["top_logprobs"][0]["bytes"] is None, "a part of a character"
 
 
-def test_offsets_go_on_from_chunk_to_chunk() -> None:
+def test_offsets_go_on_from_chunk_to_chunk_of_each_choice() -> None:
     answer = TextAnswer("m")
-    chunks = [answer.chunk("", None, [token]) for token in TOKENS]
-    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [2]]
+    pieces = [(choice, TextDelta("", None, (token,))) for token in TOKENS for choice in (0, 1)]
+    chunks = [answer.chunk(*piece)["choices"][0] for piece in pieces]
+    assert [chunk["index"] for chunk in chunks] == [0, 1, 0, 1]
+    assert [chunk["logprobs"]["text_offset"] for chunk in chunks] == [[0], [0], [2], [2]]
 
 
 @pytest.mark.parametrize("answer", [TextAnswer("m"), ChatAnswer("m")])
 def test_nothing_is_said_where_nothing_was_asked(answer: TextAnswer | ChatAnswer) -> None:
-    assert answer.chunk("x", None)["choices"][0]["logprobs"] is None
-    assert answer.whole("x", "stop", {})["choices"][0]["logprobs"] is None
-    assert answer.whole("x", "stop", {}, TOKENS)["choices"][0]["logprobs"] is not None
+    assert answer.chunk(0, TextDelta("x", None))["choices"][0]["logprobs"] is None
+    asked = [TextDelta("x", "stop"), TextDelta("x", "stop", tuple(TOKENS))]
+    assert [choice["logprobs"] is None for choice in answer.whole(asked, {})["choices"]] == [True, False]

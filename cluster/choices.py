@@ -1,0 +1,89 @@
+"""The completions of one prompt, where more than one is asked for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
+
+from cluster.answers import Json, usage
+from cluster.completion import Completion
+from cluster.journey import Journey
+from cluster.text_delta import TextDelta
+
+MAX_WAITING = 64  # pieces that a slow client has not read: beyond these the workers' streams wait
+
+
+class ChoiceDelta(NamedTuple):
+    """New text of one of the completions, named by its number."""
+
+    choice: int
+    delta: TextDelta
+
+
+class Choices:
+    """`n` completions of a prompt, each a request of its own, that its client reads as one stream.
+
+    The others start when the first has its first text: by then the prompt's KV lies in a cache, where they are sent.
+    """
+
+    def __init__(self, completions: Sequence[Completion], journey_of: Callable[[Completion], Journey]) -> None:
+        self._completions = completions
+        self._journey_of = journey_of
+
+    @property
+    def num_choices(self) -> int:
+        """How many there are."""
+        return len(self._completions)
+
+    async def deltas(self) -> AsyncGenerator[ChoiceDelta]:
+        """All pieces as they come. Closing it, or an error in one, ends them all."""
+        streams = [one.deltas(self._journey_of(one)) for one in self._completions]
+        async with aclosing(streams[0]) as first:
+            async for delta in first:
+                yield ChoiceDelta(0, delta)
+                if len(streams) > 1:
+                    break
+            else:
+                return
+            async with aclosing(interleaved(streams)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    def usage(self) -> Json:
+        """The usage object: the prompt counts once."""
+        tokens = sum(one.num_tokens for one in self._completions)
+        first = self._completions[0]
+        return usage(first.num_prompt_tokens, tokens, first.num_cached_tokens)
+
+
+async def interleaved(streams: Sequence[AsyncGenerator[TextDelta]]) -> AsyncGenerator[ChoiceDelta]:
+    """What all streams bring, in the order in which it comes. Raises the first error of any."""
+    arrived: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue(MAX_WAITING)
+    tasks = [asyncio.create_task(pump(index, stream, arrived)) for index, stream in enumerate(streams)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def pump(
+    index: int, stream: AsyncGenerator[TextDelta], arrived: "asyncio.Queue[ChoiceDelta | Exception | None]"
+) -> None:
+    """Pass on what a stream brings; its error or None comes last."""
+    try:
+        async with aclosing(stream):
+            async for delta in stream:
+                await arrived.put(ChoiceDelta(index, delta))
+        await arrived.put(None)
+    except Exception as error:
+        await arrived.put(error)
