@@ -14,6 +14,7 @@ EPILOG = """examples:
   raydix serve                                  the bundled model on 127.0.0.1:8000
   raydix serve --model meta-llama/Llama-3.2-1B  a model from the Hugging Face Hub
   raydix serve --config cluster.yaml            pools, engine and ports from a file (docs/configuration.md)
+  raydix status                                 a live table of the cluster that runs on this machine
   raydix generate --prompt 'def main():'        a completion without a server
   raydix generate --temperature 0.8 < draft.py  the prompt from a file
 """
@@ -22,12 +23,13 @@ EPILOG = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     from cluster.config import ConfigError, DeployError
+    from cluster.status import StatusError
 
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (ConfigError, DeployError, ModelError, RequestError) as error:
+    except (ConfigError, DeployError, ModelError, RequestError, StatusError) as error:
         print(f"raydix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -46,6 +48,13 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--host", help="address to listen on (127.0.0.1)")
     serving.add_argument("--port", type=int, help="port to listen on (8000)")
     serving.set_defaults(command=run_serve)
+    status = commands.add_parser("status", help="a live table of a cluster's workers, out of its metrics")
+    status.add_argument(
+        "--metrics",
+        metavar="URL_OR_FILE",
+        help="a metrics port, or Ray's list of them (what runs on this machine)",
+    )
+    status.set_defaults(command=run_status)
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
 
@@ -85,6 +94,13 @@ def run_serve(options: argparse.Namespace) -> None:
         from cluster.local import serve_until_interrupted  # imports Ray, which reads the environment
 
         serve_until_interrupted(config)
+
+
+def run_status(options: argparse.Namespace) -> None:
+    """`raydix status`."""
+    from cluster.status_screen import show
+
+    show(options.metrics)
 
 
 def run_generate(options: argparse.Namespace) -> None:
