@@ -17,6 +17,7 @@ EPILOG = """examples:
   raydix serve --model meta-llama/Llama-3.2-1B  a model from the Hugging Face Hub
   raydix serve --config cluster.yaml            pools, engine and ports from a file (docs/configuration.md)
   raydix loadtest --profile shared-prefix       load on a served API, as a Ray job (docs/benchmarks.md)
+  raydix status                                 a live table of the cluster that runs on this machine
   raydix generate --prompt 'def main():'        a completion without a server
   raydix generate --temperature 0.8 < draft.py  the prompt from a file
 """
@@ -25,12 +26,13 @@ EPILOG = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     from cluster.config import ConfigError, DeployError
+    from cluster.status import StatusError
 
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
         return command(options) or 0
-    except (ConfigError, DeployError, JobError, ModelError, RequestError, SettingsError) as error:
+    except (ConfigError, DeployError, JobError, ModelError, RequestError, SettingsError, StatusError) as error:
         print(f"raydix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -51,6 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
     serving.set_defaults(command=run_serve)
     loading = commands.add_parser("loadtest", help="put load on a served API, from a Ray job on its cluster")
     add_loadtest_options(loading)
+    status = commands.add_parser("status", help="a live table of a cluster's workers, out of its metrics")
+    status.add_argument(
+        "--metrics",
+        metavar="URL_OR_FILE",
+        help="a metrics port, or Ray's list of them (what runs on this machine)",
+    )
+    status.set_defaults(command=run_status)
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
 
@@ -91,6 +100,13 @@ def run_serve(options: argparse.Namespace) -> None:
         from cluster.local import serve_until_interrupted  # imports Ray, which reads the environment
 
         serve_until_interrupted(config)
+
+
+def run_status(options: argparse.Namespace) -> None:
+    """`raydix status`."""
+    from cluster.status_screen import show
+
+    show(options.metrics)
 
 
 def run_generate(options: argparse.Namespace) -> None:

@@ -120,7 +120,9 @@ def test_a_request_that_is_aborted_counts_and_has_no_latency_to_its_end(sink: Fa
 
 def test_totals_are_told_as_differences(sink: FakeSink) -> None:
     totals = Totals(sink)
-    for total in (0, 0, 3, 3, 5):
+    totals.tell(names.REFUSED_REQUESTS, 0)
+    assert dict(sink.values) == {names.REFUSED_REQUESTS.name: 0}, "it is there before anything happens"
+    for total in (0, 3, 3, 5):
         totals.tell(names.REFUSED_REQUESTS, total)
     assert sink.values == {names.REFUSED_REQUESTS.name: 5}
 
