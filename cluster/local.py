@@ -95,8 +95,8 @@ def start_ray(config: ClusterConfig) -> None:
 def agent_port_of_its_own() -> Iterator[None]:
     """Have `ray.init` start an agent at any free port.
 
-    Jobs go through the agent. Ray 2.60 gives those of all clusters of a machine one port, which only the first gets; the
-    others then run without, silently. `ray start` has an option for it, `ray.init` has none.
+    Jobs go through the agent. Ray 2.60 gives those of all clusters of a machine one port, which only the first gets;
+    the others then run without, silently. `ray start` has an option for it, `ray.init` has none.
     """
     before = parameter.RayParams
     parameter.RayParams = functools.partial(before, dashboard_agent_listen_port=0)
