@@ -88,12 +88,9 @@ def run_serve(options: argparse.Namespace) -> None:
     from cluster.config import load_config, parse_config
 
     config = load_config(options.config) if options.config else parse_config({})
-    values = config.model_dump()
-    override(values, "model", options.model)
-    override(values["http"], "host", options.host)
-    override(values["http"], "port", options.port)
-    override(values, "dashboard_port", options.dashboard_port)
-    config = parse_config(values)
+    config = parse_config(
+        overridden(config.model_dump(exclude_unset=True), options)
+    )  # some keys exclude others' presence
     from cluster.haproxy import proxy_environment
 
     with proxy_environment(config.http, config.ingress.max_ongoing_requests):
@@ -123,6 +120,16 @@ def run_generate(options: argparse.Namespace) -> None:
         for text in llm.stream(prompt, sampling):
             print(text, end="", flush=True)
         print()
+
+
+def overridden(values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What a file says, but for what the options of `raydix serve` say."""
+    http = values.setdefault("http", {})
+    override(values, "model", options.model)
+    override(values, "dashboard_port", options.dashboard_port)
+    override(http, "host", options.host)
+    override(http, "port", options.port)
+    return values
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 
 import ray
 from ray import serve
+from ray._private import parameter
 
 from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError, DeployError
@@ -85,7 +87,23 @@ def start_ray(config: ClusterConfig) -> None:
     num_cpus = max(os.cpu_count() or 1, int(sum(pool.most_replicas * pool.num_cpus for pool in pools)) + 1)
     port = config.dashboard_port
     dashboard = {"include_dashboard": port is not None, "dashboard_host": LOOPBACK, "dashboard_port": port}
-    ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, **dashboard)
+    with agent_port_of_its_own():
+        ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, **dashboard)
+
+
+@contextlib.contextmanager
+def agent_port_of_its_own() -> Iterator[None]:
+    """Have `ray.init` start an agent at any free port.
+
+    Jobs go through the agent. Ray 2.60 gives those of all clusters of a machine one port, which only the first gets;
+    the others then run without, silently. `ray start` has an option for it, `ray.init` has none.
+    """
+    before = parameter.RayParams
+    parameter.RayParams = functools.partial(before, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = before
 
 
 def deploy(app: serve.Application) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli import main, make_parser, overridden
+from cluster.config import load_config, parse_config
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,4 +105,35 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(capsys: pytest.Capt
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
+    assert "choose another with --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pools: {unified: {replicas: 2}}\n",
+        "pools: {decode: {autoscaling: {max_replicas: 2}}}\n",
+        "http: {port: 1, proxy: serve}\n",
+        "",
+    ],
+)
+def test_options_override_a_file_and_leave_the_rest_as_it_is(text: str, tmp_path: Path) -> None:
+    """Pools that exclude each other's keys too."""
+    config = tmp_path / "cluster.yaml"
+    config.write_text(text)
+    options = make_parser().parse_args(["serve", "--config", str(config), "--port", "8123", "--dashboard-port", "8300"])
+    read = load_config(config)
+    merged = parse_config(overridden(read.model_dump(exclude_unset=True), options))
+    assert (merged.http.port, merged.dashboard_port) == (8123, 8300)
+    assert merged.pools == read.pools
+    assert (merged.http.proxy, merged.model) == (read.http.proxy, read.model)
+
+
+def test_a_cluster_of_one_pool_comes_as_far_as_its_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "cluster.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config.write_text(f"pools: {{unified: {{replicas: 2}}}}\nhttp: {{port: {taken.getsockname()[1]}}}\n")
+        assert main(["serve", "--config", str(config)]) == 2
     assert "choose another with --port" in capsys.readouterr().err

@@ -11,15 +11,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray._private import parameter
 from ray.job_submission import JobStatus
 
 from cluster import load_job
 from cluster.cli import main
+from cluster.config import parse_config
 from cluster.haproxy import free_ports
 from cluster.load_command import JobError, use_token
 from cluster.load_job import finished, job_directory
 from cluster.loadtest.job import BEGIN, END
 from cluster.loadtest.settings import Settings
+from cluster.local import start_ray
 from tests.sse_server import echo
 from tests.test_loadtest_run import served
 
@@ -154,3 +158,22 @@ def test_a_dashboard_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[s
         dashboard_port = str(taken.getsockname()[1])
         assert main(["serve", "--port", str(port), "--dashboard-port", dashboard_port]) == 2
     assert "choose another with --dashboard-port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", [None, 8300])
+def test_ray_starts_with_a_dashboard_only_where_one_is_asked_for(
+    port: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with an agent that does not insist on the port of another cluster's."""
+    started: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        started.append(options | {"agent_port": parameter.RayParams().dashboard_agent_listen_port})
+
+    monkeypatch.setattr(ray, "init", init)
+    start_ray(parse_config({"dashboard_port": port}))
+    (options,) = started
+    assert options["include_dashboard"] == (port is not None)
+    assert (options["dashboard_host"], options["dashboard_port"]) == ("127.0.0.1", port)
+    assert options["agent_port"] == 0
+    assert parameter.RayParams().dashboard_agent_listen_port != 0, "of others who start Ray in this process"

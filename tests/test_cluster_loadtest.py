@@ -56,8 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_shared_prefixes_are_nearly_all_found(cluster: Cluster, tmp_path: Path) -> None:
-    """Two prefill workers: without routing by prefix each would have to compute every beginning. Two clients at a time,
-    so that few ask for a beginning while it is computed for the first time."""
+    """Two clients at a time, so that few ask for a beginning while it is computed for the first time."""
     out = tmp_path / "report.json"
     shape = ["--prefixes", str(PREFIXES), "--prefix-words", "200", "--words", "10", "--max-tokens", "4"]
     load = ["--requests", str(REQUESTS), "--concurrency", "2", "--seed", "11"]
