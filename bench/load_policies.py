@@ -9,19 +9,19 @@ the 16 beginnings of `shared-prefix` (347 tokens each); two together hold all of
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.serving import serving
 from bench.timing import machine
-from cluster.loadtest.figures import curve_ms
-from cluster.loadtest.plot import curves_svg
-from cluster.loadtest.report import report, ttfts_ms
+from cluster.loadtest.plot import svg
+from cluster.loadtest.report import report
 from cluster.loadtest.run import Run, run
 from cluster.loadtest.settings import Settings
 
@@ -85,13 +85,18 @@ def table(rows: Mapping[Key, Json]) -> str:
 
 
 def plot(runs: Mapping[Key, list[Run]]) -> str:
-    """Times to first token of one profile, all rounds together, a line for each cluster."""
-    curves = {
-        cluster: curve_ms(ttft for one in some for ttft in ttfts_ms(one.heard))
+    """How many prompt tokens had to be computed, of one profile's first round: busy neighbours do not change that."""
+    lines = {
+        cluster: computed_tokens([(one.prompt_tokens, one.cached_tokens) for one in some[0].heard])
         for (profile, cluster), some in runs.items()
         if profile == PLOTTED
     }
-    return curves_svg(f"{PLOTTED}: time to first token", curves)
+    return svg(f"{PLOTTED}: prompt tokens computed so far", "requests answered", "tokens", lines)
+
+
+def computed_tokens(prompts: Iterable[tuple[int, int]]) -> list[tuple[float, float]]:
+    """Prompt and cached tokens of each answer in turn: the answers so far, and the prompt tokens computed for them."""
+    return list(enumerate(itertools.accumulate((prompt - cached for prompt, cached in prompts), initial=0)))
 
 
 def main() -> None:
