@@ -1,6 +1,7 @@
 """The completions of one prompt, where more than one is asked for."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
@@ -57,9 +58,16 @@ class Choices:
 
 
 async def interleaved(streams: Sequence[AsyncGenerator[TextDelta]]) -> AsyncGenerator[ChoiceDelta]:
-    """What all streams bring, in the order in which it comes. Raises the first error of any."""
+    """What all streams bring, in the order in which it comes. Raises the first error of any.
+
+    Each is read in a context of its own: Serve tells the calls of one HTTP request apart by nothing, and where two wait
+    for a replica at once it gives one of them both.
+    """
     arrived: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue(MAX_WAITING)
-    tasks = [asyncio.create_task(pump(index, stream, arrived)) for index, stream in enumerate(streams)]
+    tasks = [
+        asyncio.create_task(pump(index, stream, arrived), context=contextvars.Context())
+        for index, stream in enumerate(streams)
+    ]
     try:
         running = len(tasks)
         while running:
