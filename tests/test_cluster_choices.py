@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 
 import pytest
 
@@ -19,6 +20,8 @@ from tests.scripted_workers import TOKENS, Fate, ScriptedWorkers, a_request
 from workers.request import RequestError
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL
+
+CALL = ContextVar("CALL", default="")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,24 @@ def test_an_error_in_one_ends_all_of_them(tokenizer: Tokenizer) -> None:
         return workers.num_open
 
     assert asyncio.run(run()) == 0
+
+
+def test_each_choice_has_a_context_of_its_own() -> None:
+    """In one, Serve takes calls that wait at once for the same call, and one of them waits for ever."""
+    seen = []
+
+    async def pieces() -> AsyncGenerator[TextDelta]:
+        seen.append(CALL.get())
+        CALL.set("a choice's")
+        yield TextDelta("x", "stop")
+
+    async def run() -> None:
+        CALL.set("the request's")
+        async with aclosing(interleaved([pieces(), pieces()])) as given:
+            assert [one.choice async for one in given] == [0, 1]
+
+    asyncio.run(run())
+    assert seen == ["", ""]
 
 
 def test_a_slow_client_holds_the_streams_up(monkeypatch: pytest.MonkeyPatch) -> None:
