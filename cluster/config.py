@@ -180,7 +180,7 @@ class PoolsSection(Section):
     prefill: PrefillSection = PrefillSection()
     decode: DecodeSection = DecodeSection()
     unified: UnifiedSection | None = None
-    local_prefill_tokens: Annotated[int, Field(ge=0)] = 64
+    local_prefill_tokens: Annotated[int, Field(ge=0)] = 128
     step_timeout_s: Seconds = STEP_TIMEOUT_S
     drain_timeout_s: Seconds = 30.0
 
