@@ -14,9 +14,11 @@ ENV PYTHONPATH=/app PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNB
 
 FROM base AS cpu
 COPY . .
-# torch without CUDA: its version there ("+cpu") counts as the higher one; the default build is gigabytes larger.
+# --build-arg TORCH_INDEX=URL: where PyTorch offers builds without CUDA; their version ("+cpu") counts as the higher one.
+# Without it the default build comes, which is gigabytes larger.
+ARG TORCH_INDEX=""
 # Editable: models/ and bench/ are read from here, they are no packages.
-RUN pip install --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu --editable .
+RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --editable .
 USER 1000
 
 FROM base AS cuda
