@@ -47,27 +47,14 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
     settings = WorkerSettings(
         config.model, engine, secret, token, worker_host, config.pools.step_timeout_s, config.model_name
     )
-    routing = {
-        "root": root_hash(namespace, secret),
-        "block_size": block_size,
-        "token": token,
-        "model_name": config.model_name,
-    }
+    routing: dict[str, Any] = {"root": root_hash(namespace, secret), "block_size": block_size}
+    routing |= {"token": token, "model_name": config.model_name}
     places = {name: place(config, pool, gpus) for name, pool in config.pools.by_name.items()}
     pools = {name: bind_pool(name, at, routing, settings, config.pools.drain_timeout_s) for name, at in places.items()}
     longest = min(max_sequence_len(spec, at.engine) for at in places.values())
-    front = FrontendSettings(
-        config.model,
-        config.model_name,
-        longest,
-        spec.vocab_size,
-        block_size,
-        namespace,
-        secret,
-        token,
-        config.http.request_timeout_s,
-        config.pools.local_prefill_tokens,
-    )
+    limits = config.http.request_timeout_s, config.pools.local_prefill_tokens
+    sizes = longest, spec.vocab_size, block_size
+    front = FrontendSettings(config.model, config.model_name, *sizes, namespace, secret, token, *limits)
     return bind_ingress(config, front, pools)
 
 

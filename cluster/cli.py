@@ -88,9 +88,8 @@ def run_serve(options: argparse.Namespace) -> None:
     from cluster.config import load_config, parse_config
 
     config = load_config(options.config) if options.config else parse_config({})
-    config = parse_config(
-        overridden(config.model_dump(exclude_unset=True), options)
-    )  # some keys exclude others' presence
+    said = config.model_dump(exclude_unset=True)  # defaults would stand beside keys that exclude them
+    config = parse_config(overridden(said, options))
     from cluster.haproxy import proxy_environment
 
     with proxy_environment(config.http, config.ingress.max_ongoing_requests):

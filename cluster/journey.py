@@ -133,7 +133,9 @@ class Journey:
                     ended = isinstance(item, Prefilled) or getattr(item, "finish_reason", None) is not None
                     yield item
         except WorkerLostError as lost:
-            raise lost if endpoint or lost.loss is not Loss.DIED else WorkerLostError(Loss.ABSENT) from lost
+            if endpoint or lost.loss is not Loss.DIED:
+                raise
+            raise WorkerLostError(Loss.ABSENT) from lost
         finally:
             if endpoint and not ended:
                 self._workers.abort(endpoint, request.request_id)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -89,3 +90,17 @@ class Server:
         self.interrupt()
         for pid in living_in(self.directory):
             os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def served(directory: Path, config: str) -> Iterator[Server]:
+    """A server that is ready, for as long as the context lasts.
+
+    Ray's sockets lie below `directory`, and a socket's path has at most 107 characters.
+    """
+    server = Server(directory, config)
+    try:
+        server.wait_for("Ctrl-C stops it")
+        yield server
+    finally:
+        server.end()

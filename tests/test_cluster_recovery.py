@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.server import Server, living_in
+from tests.server import Server, living_in, served
 
 pytestmark = pytest.mark.ray
 CONFIG = """
@@ -25,12 +25,8 @@ WHOLE_TIMEOUT_S = 120
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
-    try:
-        server.wait_for("Ctrl-C stops it")
+    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
         yield server
-    finally:
-        server.end()
 
 
 def replicas(server: Server, pool: str) -> list[int]:

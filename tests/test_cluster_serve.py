@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from bench.first_token import first_token_s
-from tests.server import START_TIMEOUT_S, Server, assert_none_left, listening, living_in, name_of
+from tests.server import START_TIMEOUT_S, Server, assert_none_left, listening, living_in, name_of, served
 from workers.weights.model_dir import TINY_MODEL
 
 pytestmark = pytest.mark.ray
@@ -25,13 +25,8 @@ http: {{port: {port}}}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    # Ray's sockets lie below it, and a socket's path has at most 107 characters.
-    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
-    try:
-        server.wait_for("Ctrl-C stops it")
+    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
         yield server
-    finally:
-        server.end()
 
 
 def library_text(name: str, num_characters: int) -> str:

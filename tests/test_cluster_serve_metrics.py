@@ -13,7 +13,7 @@ from openai.types import CompletionUsage
 
 from cluster.metric_names import exported_names
 from cluster.prometheus_text import Samples, parse
-from tests.server import Server
+from tests.server import Server, served
 
 pytestmark = pytest.mark.ray
 CONFIG = "http: {{port: {port}}}\npools: {{local_prefill_tokens: 0}}\n"  # every prompt goes through both pools
@@ -23,12 +23,8 @@ PATIENCE_S = 90  # Ray passes metrics on every ten seconds
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
-    try:
-        server.wait_for("Ctrl-C stops it")
+    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
         yield server
-    finally:
-        server.end()
 
 
 def scrape(server: Server) -> Samples:

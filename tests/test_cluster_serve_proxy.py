@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.server import Server, assert_none_left, living_in, name_of
+from tests.server import Server, assert_none_left, living_in, name_of, served
 
 pytestmark = pytest.mark.ray
 CONFIG = "http: {{port: {port}, proxy: serve}}\n"
@@ -13,12 +13,8 @@ CONFIG = "http: {{port: {port}, proxy: serve}}\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("r"), CONFIG)
-    try:
-        server.wait_for("Ctrl-C stops it")
+    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
         yield server
-    finally:
-        server.end()
 
 
 def test_it_answers_streams_and_refuses_as_behind_haproxy_and_ends(server: Server) -> None:

@@ -12,7 +12,7 @@ class AttentionTiling:
 
     Attributes:
         strict: bits of a position do not depend on which kernel computes it, nor with what else.
-        segment: keys of a segment, in strict numerics; else from half of that to twice.
+        segment: keys of a segment, in strict numerics; else from a quarter of that to twice.
         tile: keys of one step of a loop.
         segment_rows, segment_warps: query rows and warps of a program of `segment_attention`; where a sequence has more
             rows, WGMMA_ROWS.
