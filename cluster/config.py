@@ -66,6 +66,7 @@ class EngineSection(Section):
     block_size: Count = CacheConfig.block_size
     kv_cache_mib: Count | None = None
     gpu_memory_utilization: float | None = None
+    enable_prefix_caching: bool = CacheConfig.enable_prefix_caching
     max_num_seqs: Count = SchedulerConfig.max_num_seqs
     max_num_batched_tokens: Count = SchedulerConfig.max_num_batched_tokens
 
@@ -75,7 +76,10 @@ class EngineSection(Section):
         share = self.gpu_memory_utilization
         return EngineConfig(
             cache=CacheConfig(
-                self.block_size, memory_bytes, CacheConfig.gpu_memory_utilization if share is None else share
+                self.block_size,
+                memory_bytes,
+                CacheConfig.gpu_memory_utilization if share is None else share,
+                self.enable_prefix_caching,
             ),
             scheduler=SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
             weights=WeightConfig(

@@ -46,6 +46,16 @@ def test_the_prompt_is_computed_once_and_its_last_token_by_each(length: int) -> 
     assert_nothing_left(engine)
 
 
+@pytest.mark.parametrize("num_blocks", [40, 11])
+def test_without_prefix_caching_each_computes_the_prompt(num_blocks: int) -> None:
+    """With eleven blocks they preempt each other as well."""
+    engine = WitnessEngine(num_blocks=num_blocks, max_num_batched_tokens=64, shares_prefixes=False)
+    run(engine, request_of("r", PROMPT, 9, n=3, **ENDLESS))
+    assert engine.seen["copies"] == 0
+    assert bool(engine.seen["preemptions"]) == (num_blocks == 11)
+    assert engine.kv.pool.num_free == num_blocks
+
+
 def test_forks_cost_one_block_each() -> None:
     engine = WitnessEngine(num_blocks=40, max_num_batched_tokens=64)
     engine.add_request(request_of("r", PROMPT, 9, n=3, **ENDLESS))

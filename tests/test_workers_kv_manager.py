@@ -31,6 +31,16 @@ def test_a_hit_of_any_length_leaves_a_token_to_compute(length: int) -> None:
     assert outputs[0].num_cached_tokens == cached
 
 
+def test_without_prefix_caching_nothing_is_found_published_or_kept() -> None:
+    engine = WitnessEngine(max_num_batched_tokens=64, shares_prefixes=False)
+    for name in ("first", "again"):
+        outputs = run(engine, request_of(name, PROMPT, 3))
+        assert engine.runner.batches[-3] == [(name, 16)]
+        assert outputs[0].num_cached_tokens == 0
+    assert engine.take_events() == []
+    assert engine.kv.pool.num_free == 12
+
+
 def test_identical_prompts_at_once_share_their_blocks_afterwards() -> None:
     engine = WitnessEngine(num_blocks=20, max_num_batched_tokens=64)
     for name in ("a", "b"):

@@ -35,6 +35,7 @@ class WitnessEngine(Engine):
 
     Args:
         ahead: whether the runner runs ahead.
+        shares_prefixes: whether blocks are published in the cache.
     """
 
     def __init__(
@@ -45,13 +46,20 @@ class WitnessEngine(Engine):
         max_num_batched_tokens: int = 8,
         *,
         ahead: bool = False,
+        shares_prefixes: bool = True,
     ) -> None:
         self.memory = WitnessMemory(num_blocks, block_size, lazy=ahead)
         self.seen = self.memory.seen
         self.runner = WitnessRunner(self.memory, ahead=ahead)
         super().__init__(
             self.runner,
-            KVManager(WitnessPool(num_blocks, self.memory), PrefixCache(block_size, ROOT), self.memory, block_size),
+            KVManager(
+                WitnessPool(num_blocks, self.memory),
+                PrefixCache(block_size, ROOT),
+                self.memory,
+                block_size,
+                shares_prefixes=shares_prefixes,
+            ),
             SchedulerConfig(max_num_seqs, max_num_batched_tokens),
             hasher=hasher_of(block_size),
             vocab_size=VOCAB_SIZE,

@@ -14,11 +14,13 @@ class CacheConfig:
             fill, and on a GPU for what is left of the worker's share (`workers/engine/pool_memory.py`).
         gpu_memory_utilization: the share of a GPU's whole memory that one worker may take, weights, KV and buffers
             together; where several share a GPU, each has its own.
+        enable_prefix_caching: keep the KV of prompts for others that begin like them.
     """
 
     block_size: int = 16
     memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
+    enable_prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         if self.block_size < 1:

@@ -72,7 +72,13 @@ def assemble_engine(
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
         make_runner(model, kv_cache, config, eos_token_ids, max_len),
-        KVManager(BlockPool(kv_cache.num_blocks), PrefixCache(block_size, hasher.root), kv_cache, block_size),
+        KVManager(
+            BlockPool(kv_cache.num_blocks),
+            PrefixCache(block_size, hasher.root),
+            kv_cache,
+            block_size,
+            shares_prefixes=config.cache.enable_prefix_caching,
+        ),
         config.scheduler,
         hasher=hasher,
         vocab_size=spec.vocab_size,

@@ -34,16 +34,26 @@ class KVManager:
         cache: the prefix cache whose blocks come out of that pool.
         memory: the contents of the blocks.
         block_size: tokens per block.
+        shares_prefixes: publish blocks in the cache; without, every sequence computes all its tokens.
 
     Attributes:
         num_evicted_blocks: cached blocks dropped for others, since whoever counts them has set it to 0.
     """
 
-    def __init__(self, pool: BlockPool, cache: PrefixCache, memory: BlockMemory, block_size: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        cache: PrefixCache,
+        memory: BlockMemory,
+        block_size: int,
+        *,
+        shares_prefixes: bool = True,
+    ) -> None:
         self.pool = pool
         self.cache = cache
         self._memory = memory
         self.block_size = block_size
+        self._shares_prefixes = shares_prefixes
         self.num_evicted_blocks = 0
 
     def num_blocks_for(self, num_tokens: int) -> int:
@@ -94,7 +104,7 @@ class KVManager:
         """
         num_known = min(sequence.num_computed_tokens, len(sequence.token_ids))
         first, last = sequence.num_committed_blocks, num_known // self.block_size
-        if first == last or sequence.lease is None:
+        if first == last or sequence.lease is None or not self._shares_prefixes:
             return
         own = sequence.block_table[first:last]
         tokens = sequence.tokens_of_blocks(first, last)
