@@ -1,10 +1,10 @@
-"""The same load on clusters that differ in one thing: how requests are routed, and how workers are pooled.
+"""The same load on servers that differ in one thing: routing, pools, the prefix cache; and on vLLM.
 
-    python -m bench.load_policies [--rounds 2] [--svg docs/load_policies.svg] [--json]
+    python -m bench.load_policies [--model DIR] [--vllm PYTHON] [--rounds 2] [--share 1.0] [--svg FILE] [--json]
 
-Each cluster is `raydix serve` with two workers of the bundled model, started afresh, one at a time, in turn. In a round
-all of them are asked the same, in another round something else. A worker's KV pool of 4,096 tokens holds at most 11 of
-the 16 beginnings of `shared-prefix` (347 tokens each); two together hold all of them.
+Each is started afresh, one at a time, in turn; of ours each is `raydix serve` with two workers. In a round all of them
+are asked the same, in another round something else. A worker's KV pool of 4,096 tokens holds at most 11 of the 16
+beginnings of `shared-prefix` (347 tokens each of the bundled model's); two together hold all of them.
 """
 
 import argparse
@@ -13,24 +13,19 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.serving import serving
+from bench.load_servers import Servers
 from bench.timing import machine
 from cluster.loadtest.plot import svg
 from cluster.loadtest.report import report
 from cluster.loadtest.run import Run, run
 from cluster.loadtest.settings import Settings
+from workers.weights.model_dir import TINY_MODEL
 
-COMMON = "engine: {{kv_cache_mib: 12}}\nhttp: {{port: {port}}}\n"
-CLUSTERS: Mapping[str, str] = {
-    "unified, prefix": "pools: {{unified: {{replicas: 2, policy: prefix}}}}",
-    "unified, round_robin": "pools: {{unified: {{replicas: 2, policy: round_robin}}}}",
-    "prefill + decode": "pools: {{prefill: {{replicas: 1}}, decode: {{replicas: 1}}}}",
-}
 LOADS = (
     Settings("shared-prefix", 1, requests=240, prefixes=16, prefix_words=300, words=50, max_tokens=16, concurrency=4),
     Settings("unique", 2, requests=160, words=350, max_tokens=16, concurrency=4),
@@ -41,13 +36,13 @@ Json = dict[str, Any]
 Key = tuple[str, str]
 
 
-def measure(rounds: int) -> dict[Key, list[Run]]:
-    """A run for each round, by profile and cluster."""
-    runs: dict[Key, list[Run]] = {(load.profile, name): [] for load in LOADS for name in CLUSTERS}
+def measure(servers: Servers, loads: Sequence[Settings], rounds: int) -> dict[Key, list[Run]]:
+    """A run for each round, by profile and server."""
+    runs: dict[Key, list[Run]] = {(load.profile, name): [] for load in loads for name in servers.names}
     for number in range(rounds):
-        for name, config in CLUSTERS.items():
-            with serving(COMMON + config) as port:
-                for load in LOADS:
+        for name in servers.names:
+            with servers.started(name) as port:
+                for load in loads:
                     print(f"round {number + 1}: {name}, {load.profile}", file=sys.stderr, flush=True)
                     settings = replace(load, url=f"http://127.0.0.1:{port}", seed=load.seed + 100 * number)
                     runs[load.profile, name].append(asyncio.run(run(settings)))
@@ -78,7 +73,7 @@ def median(values: Any) -> float | None:
 def table(rows: Mapping[Key, Json]) -> str:
     """In Markdown."""
     names = ["cached_share", "cached_share_of_possible", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "answers_per_s"]
-    lines = [f"| profile | cluster | {' | '.join(names)} | failed |", f"|{' --- |' * (len(names) + 3)}"]
+    lines = [f"| profile | server | {' | '.join(names)} | failed |", f"|{' --- |' * (len(names) + 3)}"]
     for (profile, cluster), figures in rows.items():
         lines.append(f"| {profile} | {cluster} | {' | '.join(str(figures[name]) for name in [*names, 'failed'])} |")
     return "\n".join(lines)
@@ -101,13 +96,18 @@ def computed_tokens(prompts: Iterable[tuple[int, int]]) -> list[tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2, help="of all clusters (2)")
+    parser.add_argument("--model", type=Path, default=TINY_MODEL, metavar="DIR", help="the bundled one")
+    parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="a Python that has vLLM, to measure it as well")
+    parser.add_argument("--rounds", type=int, default=2, help="of all servers (2)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the requests, for slower models (1)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a plot there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    runs = measure(options.rounds)
+    servers = Servers(options.model.resolve(), options.vllm)
+    loads = [replace(load, requests=round(load.requests * options.share)) for load in LOADS]
+    runs = measure(servers, loads, options.rounds)
     rows: dict[Key, Json] = {
-        (load.profile, name): row(load, runs[load.profile, name]) for load in LOADS for name in CLUSTERS
+        (load.profile, name): row(load, runs[load.profile, name]) for load in loads for name in servers.names
     }
     if options.svg:
         options.svg.write_text(plot(runs), "utf-8")
