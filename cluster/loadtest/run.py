@@ -49,13 +49,19 @@ async def run(settings: Settings) -> Run:
 
 async def drive(settings: Settings, profile: Profile, ask: AskServer, done: Run) -> None:
     """Hold every conversation, in the profile's own time or as the settings have it."""
-    starts_s = profile.starts_s()
-    if starts_s is None and settings.rate is not None:
-        starts_s = poisson_s((settings.rate for _ in range(settings.requests)), settings.seed)
+    starts_s = planned_starts_s(settings, profile)
     if starts_s is None:
         await closed_loop(profile.sessions(), settings.concurrency, ask, done)
     else:
         await open_loop(profile.sessions(), starts_s, ask, done)
+
+
+def planned_starts_s(settings: Settings, profile: Profile) -> Iterator[float] | None:
+    """When each conversation begins: at its profile's times or at --rate; None where each waits for another's end."""
+    starts_s = profile.starts_s()
+    if starts_s is None and settings.rate is not None:
+        return poisson_s((settings.rate for _ in range(settings.requests)), settings.seed)
+    return starts_s
 
 
 async def closed_loop(sessions: Iterator[Session], concurrency: int, ask: AskServer, done: Run) -> None:
