@@ -3,8 +3,8 @@
     python -m bench.aiperf --profile shared-prefix [--aiperf COMMAND] [--tokenizer DIR] [--keep DIR] ...
 
 The other options are those of `python -m bench.load`. aiperf (PyPI) wants an environment of its own. It is given the
-prompts of the profile as a file, so it asks what our client asks with the same --seed; a conversation's answers are those
-that it gets itself. Its tables go to standard error; a few of its figures, under our names, to standard output as JSON.
+prompts of the profile as a file, so it asks what our client asks with the same --seed; a conversation's answers are
+those that it gets itself. Its tables go to standard error; a few of its figures, under our names, to standard output.
 """
 
 import argparse
