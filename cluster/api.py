@@ -5,17 +5,24 @@ from starlette.responses import Response
 
 from cluster.admission import Admission, AdmissionMiddleware
 from cluster.answers import Json
+from cluster.auth import AuthMiddleware
 from cluster.errors import install_handlers
 from cluster.frontend import Frontend
+from cluster.key_file import KeyFile
 from cluster.protocol import ChatBody, CompletionBody
 
 SESSION_HEADER = "x-session-id"
 
 
-def build_api(frontend: Frontend, admission: Admission, *, debug_route: bool = False) -> FastAPI:
-    """The OpenAI API over one front door, and `/debug/route` where it is asked for."""
+def build_api(
+    frontend: Frontend, admission: Admission, *, keys: KeyFile | None = None, debug_route: bool = False
+) -> FastAPI:
+    """The OpenAI API over one front door, for those with a key or, without `keys`, for everybody; and `/debug/route`
+    where it is asked for."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
     api.add_middleware(AdmissionMiddleware, admission=admission)
+    if keys is not None:
+        api.add_middleware(AuthMiddleware, owner_of=keys.owner_of)
     install_handlers(api)
 
     @api.get("/healthz")

@@ -99,7 +99,7 @@ def bind_ingress(
         max_ongoing_requests=config.ingress.max_ongoing_requests + ROOM_TO_REFUSE,
         ray_actor_options={"num_cpus": 0} | on_nodes(config.ingress.label_selector),
     )
-    return deployment.bind(front, pools, config.ingress)
+    return deployment.bind(front, pools, config.ingress, config.auth.keys_path)
 
 
 def on_nodes(selector: LabelSelector) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cluster.keys_command import add_keys_options
 from cluster.load_command import JobError, add_loadtest_options
 from cluster.loadtest.settings import SettingsError
 from workers.models.spec import ModelError
@@ -51,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--port", type=int, help="port to listen on (8000)")
     serving.add_argument("--dashboard-port", type=int, metavar="PORT", help="Ray's dashboard and job server (none)")
     serving.set_defaults(command=run_serve)
+    add_keys_options(commands.add_parser("keys", help="make API keys"))
     loading = commands.add_parser("loadtest", help="put load on a served API, from a Ray job on its cluster")
     add_loadtest_options(loading)
     status = commands.add_parser("status", help="a live table of a cluster's workers, out of its metrics")

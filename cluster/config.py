@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from cluster.auth_config import AuthSection, check_who_may_ask
+from cluster.section import ConfigError as ConfigError
+from cluster.section import Count as Count
+from cluster.section import Section as Section
+from cluster.section import explain
 from router.policies import PolicyName
 from workers.async_worker import STEP_TIMEOUT_S
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.weights.model_dir import TINY_MODEL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolName = Literal["prefill", "decode", "unified"]
 LabelSelector = dict[str, str]  # labels of Ray nodes, in Ray's own words: a value, "!value", "in(a, b)" or "!in(a, b)"
@@ -30,22 +34,12 @@ def whole_above_one(num_gpus: float) -> float:
 GpuCount = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(whole_above_one)]
 
 
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names each key at fault."""
-
-
 class DeployError(Exception):
     """A replica could not start; the message holds Serve's account of it."""
 
 
-class Section(BaseModel):
-    """Part of the configuration: fixed once read, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 class HttpSection(Section):
-    """Where the API listens, and what listens there. Without API keys it should stay on loopback."""
+    """Where the API listens, and what listens there."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -137,7 +131,7 @@ class PoolSection(Section):
     num_gpus: GpuCount | None = None
     policy: PolicyName = "prefix"
     max_ongoing_requests: Count = 1024
-    label_selector: LabelSelector = {}
+    label_selector: LabelSelector = Field(default_factory=dict)
     autoscaling: AutoscalingSection | None = None
 
     @model_validator(mode="after")
@@ -208,7 +202,7 @@ class IngressSection(Section):
 
     replicas: Count = 1
     max_ongoing_requests: Count = 256
-    label_selector: LabelSelector = {}
+    label_selector: LabelSelector = Field(default_factory=dict)
     debug_route: bool = False
 
 
@@ -219,6 +213,7 @@ class ClusterConfig(Section):
     model: str = str(TINY_MODEL)
     served_model_name: str | None = None
     http: HttpSection = HttpSection()
+    auth: AuthSection = AuthSection()
     dashboard_port: Port | None = None
     engine: EngineSection = EngineSection()
     pools: PoolsSection = PoolsSection()
@@ -237,6 +232,7 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
         config.engine.engine_config()
         check_devices(config)
         check_proxy(config.http)
+        check_who_may_ask(config.auth, config.http.host)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(item) for item in error.errors())) from error
     except ConfigError:
@@ -279,11 +275,3 @@ def load_config(path: Path) -> ClusterConfig:
         return parse_config(values)
     except ConfigError as error:
         raise ConfigError(f"{path}:\n{error}") from error
-
-
-def explain(item: Any) -> str:
-    """One line on one wrong key."""
-    key = ".".join(map(str, item["loc"]))
-    if item["type"] == "extra_forbidden":
-        return f"  {key}: no such key"
-    return f"  {key}: {item['msg']}, not {item['input']!r}"

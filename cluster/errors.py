@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from workers.request import RequestError
 
-KINDS = {429: "rate_limit_error"}
+KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):

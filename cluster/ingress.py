@@ -1,6 +1,7 @@
 """The ingress replica: the front door as Serve runs it."""
 
 import asyncio
+from pathlib import Path
 
 from fastapi import FastAPI
 from ray import serve
@@ -10,6 +11,7 @@ from cluster.admission import Admission
 from cluster.api import build_api
 from cluster.config import IngressSection, PoolName
 from cluster.frontend import Frontend, FrontendSettings
+from cluster.key_file import KeyFile
 from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
 from cluster.metric_sink import Totals
 from cluster.metrics import RaySink, every_second, replica_name
@@ -25,13 +27,18 @@ class FrontReplica:
     """One front door. Its FastAPI app is built in the replica, around the handles that Serve gives it."""
 
     def __init__(
-        self, settings: FrontendSettings, pools: dict[PoolName, DeploymentHandle], ingress: IngressSection
+        self,
+        settings: FrontendSettings,
+        pools: dict[PoolName, DeploymentHandle],
+        ingress: IngressSection,
+        keys_path: Path | None,
     ) -> None:
         tokenizer = Tokenizer(resolve_model_dir(settings.model))
         serve_pools = ServePools(pools, settings.token, settings.local_prefill_tokens)
         sink = RaySink(settings.model_name, POOL, replica_name())
         self._frontend = Frontend(settings, tokenizer, serve_pools, sink)
         self._admission = Admission(ingress.max_ongoing_requests)
+        self._keys = None if keys_path is None else KeyFile(keys_path)
         self._debug_route = ingress.debug_route
         self._totals = Totals(sink)
         announce(sink)
@@ -39,9 +46,11 @@ class FrontReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is constructed."""
-        return build_api(self._frontend, self._admission, debug_route=self._debug_route)
+        return build_api(self._frontend, self._admission, keys=self._keys, debug_route=self._debug_route)
 
     def _record(self) -> None:
+        if self._keys is not None:
+            self._keys.refresh()
         self._totals.tell(REFUSED_REQUESTS, self._admission.num_refused)
         self._totals.tell(RESUMED_REQUESTS, self._frontend.num_resumed)
 

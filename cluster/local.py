@@ -19,6 +19,7 @@ from ray._private import parameter
 from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError, DeployError
 from cluster.placement import check_enough_gpus, cluster_gpus
+from cluster.tenants import read_tenants
 from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
 
@@ -35,13 +36,15 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
     """Start Ray and Serve, deploy, print how to use it, wait for Ctrl-C or SIGTERM, and end every process started.
 
     Raises:
-        ConfigError: the port is taken, or the pools ask for GPUs that are not there.
+        ConfigError: the port is taken, the keys file cannot be used, or the pools ask for GPUs that are not there.
         ModelError: the model cannot be served.
         DeployError: a replica cannot start.
     """
     check_port_free(config.http.host, config.http.port)
     if config.dashboard_port is not None:
         check_port_free(LOOPBACK, config.dashboard_port, "--dashboard-port")
+    if config.auth.keys_path is not None:
+        read_tenants(config.auth.keys_path)  # refused before Ray starts
     for ending in ENDINGS:  # a shell may have told a background job to ignore SIGINT
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -178,15 +181,20 @@ def ready_message(config: ClusterConfig, metrics: str) -> str:
     """What to type next."""
     base = f"http://{config.http.host}:{config.http.port}"
     prompt = "def read_file(path):\n    with open("
+    who = f"anybody who reaches {config.http.host} may ask: there are no API keys (docs/security.md)"
+    header = ""
+    if config.auth.keys_file is not None:
+        who, header = f"who may ask: {config.auth.keys_file}", '-H "Authorization: Bearer $RAYDIX_API_KEY" '
     jobs = (
         "" if config.dashboard_port is None else f"  dashboard and jobs at http://{LOOPBACK}:{config.dashboard_port}\n"
     )
     body = json.dumps({"model": config.model_name, "prompt": prompt, "max_tokens": 24, "temperature": 0})
     return f"""
 raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
+{who}
 metrics for Prometheus at {metrics}
 {jobs}
-  curl {base}/v1/completions -H 'Content-Type: application/json' \\
+  curl {base}/v1/completions {header}-H 'Content-Type: application/json' \\
     -d '{body}'
 """
 

@@ -8,6 +8,8 @@ import yaml
 from cluster.config import ConfigError, load_config, parse_config
 from workers.weights.model_dir import TINY_MODEL
 
+ANYBODY = {"allow_anonymous": True}
+
 
 def test_nothing_given_serves_the_bundled_model_on_loopback() -> None:
     config = parse_config({})
@@ -119,8 +121,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_haproxy_listens_where_it_reaches_the_ingress_and_serve_anywhere() -> None:
     for host in ("127.0.0.1", "localhost", "0.0.0.0"):
-        assert parse_config({"http": {"host": host}}).http.proxy == "haproxy"
+        assert parse_config({"http": {"host": host}, "auth": ANYBODY}).http.proxy == "haproxy"
     for host in ("10.1.2.3", "::1", "::"):
         with pytest.raises(ConfigError, match=r"http\.host is .* set http\.proxy to serve"):
             parse_config({"http": {"host": host}})
-        assert parse_config({"http": {"host": host, "proxy": "serve"}}).http.host == host
+        assert parse_config({"http": {"host": host, "proxy": "serve"}, "auth": ANYBODY}).http.host == host

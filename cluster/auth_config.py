@@ -1,0 +1,48 @@
+"""Who may ask, as the configuration has it."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+from cluster.section import ConfigError, Section
+
+
+class AuthSection(Section):
+    """API keys, or none.
+
+    Attributes:
+        keys_file: the tenants and the hashes of their keys (`cluster.tenants`); None for an API without keys.
+        allow_anonymous: whoever reaches the address may ask, wherever it is. Only without a keys_file.
+    """
+
+    keys_file: str | None = None
+    allow_anonymous: bool = False
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The same file for processes that have other working directories."""
+        return None if self.keys_file is None else Path(os.path.abspath(self.keys_file))
+
+
+def check_who_may_ask(auth: AuthSection, host: str | None) -> None:
+    """Raise ConfigError where anybody could ask and nobody said so.
+
+    Args:
+        host: what the API listens on; None where that is not known here.
+    """
+    if auth.keys_file is not None and auth.allow_anonymous:
+        raise ConfigError("auth.allow_anonymous and auth.keys_file exclude each other: drop one of them")
+    if auth.keys_file is None and not auth.allow_anonymous and not is_loopback(host):
+        where = "here the API is reached from elsewhere" if host is None else f"http.host is {host!r}"
+        raise ConfigError(
+            f"{where}, but an API without keys listens on loopback only: give auth.keys_file "
+            "(`raydix keys new` makes keys), or say auth.allow_anonymous: true"
+        )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:  # a name, or nothing
+        return False
