@@ -115,7 +115,7 @@ def test_a_token_of_generation_config_ends_a_sequence(model_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "cannot be read"),
+        ("", "is no JSON"),
         ("[1]", "must hold an object, not a list"),
         ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>'; it must be a token id or a list of them"),
         ('{"eos_token_id": [1, true]}', "eos_token_id is .1, True."),

@@ -100,7 +100,10 @@ def test_int4_weights_are_the_checkpoint_within_half_a_level(untied_dir: Path) -
     [
         (lambda tensors: tensors.pop(Q_PROJ), f"lacks {Q_PROJ}"),
         (lambda tensors: tensors.update(extra=torch.ones(1)), "no place for: .'extra'"),
-        (lambda tensors: tensors.update({Q_PROJ: torch.ones(64, 63)}), rf"{Q_PROJ} is .*\(64, 63\), expected .*64\)"),
+        (
+            lambda tensors: tensors.update({Q_PROJ: torch.ones(64, 63)}),
+            rf"{Q_PROJ} is .*\[64, 63\], expected floats \[64, 64\]",
+        ),
         (lambda tensors: tensors.update({Q_PROJ: torch.ones(64, 64, dtype=torch.int8)}), f"{Q_PROJ} is torch.int8"),
     ],
     ids=["missing", "extra", "shape", "integers"],
@@ -130,13 +133,13 @@ def test_a_group_size_that_does_not_fit_names_the_module(untied_dir: Path) -> No
 def test_a_truncated_file_is_named(model_copy: Path) -> None:
     path = model_copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged: its tensors end at byte"):
         load(model_copy)
 
 
 def test_pickled_checkpoints_are_never_opened(model_copy: Path) -> None:
     (model_copy / "model.safetensors").rename(model_copy / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read.*Only safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing.*Only safetensors"):
         load(model_copy)
 
 
@@ -144,7 +147,7 @@ def test_pickled_checkpoints_are_never_opened(model_copy: Path) -> None:
 def test_an_index_stays_inside_its_directory(model_copy: Path, file: object) -> None:
     index = model_copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {Q_PROJ: file}}), "utf-8")
-    with pytest.raises(ModelError, match=rf"index\.json: {Q_PROJ} is said to be in .*not a file of this directory"):
+    with pytest.raises(ModelError, match=rf"index\.json: {Q_PROJ} is said to be in .*not a safetensors file of this"):
         load(model_copy)
 
 

@@ -20,7 +20,7 @@ from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
 from workers.engine.runner import Runner
 from workers.models.decoder import Decoder, DecoderWeights
 from workers.models.spec import ModelSpec, read_model_spec
-from workers.weights.checkpoint import Checkpoint
+from workers.weights.checkpoint import Checkpoint, check_tensors
 from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import model_digest
 
@@ -51,7 +51,9 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     """
     spec = read_model_spec(model_dir)
     device = pick_device(config.weights.device)
-    weights = WeightLoader(Checkpoint(model_dir), spec, config.weights, device).load()
+    checkpoint = Checkpoint(model_dir)
+    check_tensors(checkpoint, spec)
+    weights = WeightLoader(checkpoint, spec, config.weights, device).load()
     namespace = namespace or kv_namespace(model_dir, config.weights, config.cache.block_size)
     return assemble_engine(spec, weights, config, namespace, secret)
 

@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from workers.model_error import ModelError as ModelError
 from workers.models.config_fields import MAX_SIZE, ConfigFields, shown
 from workers.models.families import Traits, read_traits
 from workers.models.rope import Rope
 from workers.models.rope_config import read_rope
+from workers.weights.model_file import find_file
 
 Result = TypeVar("Result")
-
-
-class ModelError(ValueError):
-    """The model directory cannot be served; the message says what is wrong with which file."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,18 @@ def read_model_spec(model_dir: Path) -> ModelSpec:
     """
     spec = read_checked(model_dir / "config.json", spec_from_config)
     extra = model_dir / "generation_config.json"
-    if not extra.is_file():
+    if not extra.exists():
         return spec
     return replace(spec, eos_token_ids=spec.eos_token_ids | read_checked(extra, read_eos_token_ids))
 
 
 def read_checked(path: Path, read: Callable[[ConfigFields], Result]) -> Result:
     """What `read` makes of a JSON file. Raises ModelError, naming the file, where it is none or `read` complains."""
+    data = find_file(path.parent, path.name).read_json()
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Is this a Hugging Face model directory?") from error
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no JSON: {error}. Is this a Hugging Face model directory?") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} must hold an object, not a {type(config).__name__}")
     try:

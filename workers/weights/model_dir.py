@@ -3,7 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from workers.models.spec import ModelError
+from workers.model_error import ModelError
+from workers.weights.model_file import ModelFile, find_file
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 FILES = ["*.json", "*.safetensors", "*.jinja"]
@@ -26,7 +27,13 @@ def resolve_model_dir(model: str) -> Path:
 def model_digest(model_dir: Path) -> str:
     """SHA-256 over names and contents of all files that decide the model's tokens."""
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in FILES for path in model_dir.glob(pattern)):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for file in model_files(model_dir):
+        digest.update(f"{file.path.name} {file.sha256()}\n".encode())
     return digest.hexdigest()
+
+
+def model_files(model_dir: Path) -> list[ModelFile]:
+    """All files that decide the model's tokens, by name. Raises ModelError where one is none, or not of this place."""
+    return [
+        find_file(model_dir, name) for name in sorted({p.name for pattern in FILES for p in model_dir.glob(pattern)})
+    ]

@@ -1,0 +1,5 @@
+"""The one error that a bad model directory ends in."""
+
+
+class ModelError(ValueError):
+    """The model directory cannot be served; the message says what is wrong with which file, and what to do."""
