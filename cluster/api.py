@@ -10,6 +10,9 @@ from cluster.errors import install_handlers
 from cluster.frontend import Frontend
 from cluster.key_file import KeyFile
 from cluster.protocol import ChatBody, CompletionBody
+from cluster.request_body import body_of, naming_ignored, read_body
+from cluster.strict_json import parse_json
+from cluster.validation import validated
 
 SESSION_HEADER = "x-session-id"
 
@@ -38,12 +41,14 @@ def build_api(
         return frontend.model(name)
 
     @api.post("/v1/completions")
-    async def completions(body: CompletionBody, request: Request) -> Response:
-        return await frontend.completions(body, request.headers.get(SESSION_HEADER))
+    async def completions(request: Request) -> Response:
+        body = await body_of(request, CompletionBody)
+        return naming_ignored(await frontend.completions(body, request.headers.get(SESSION_HEADER)), body)
 
     @api.post("/v1/chat/completions")
-    async def chat_completions(body: ChatBody, request: Request) -> Response:
-        return await frontend.chat_completions(body, request.headers.get(SESSION_HEADER))
+    async def chat_completions(request: Request) -> Response:
+        body = await body_of(request, ChatBody)
+        return naming_ignored(await frontend.chat_completions(body, request.headers.get(SESSION_HEADER)), body)
 
     if debug_route:
         add_debug_route(api, frontend)
@@ -61,5 +66,8 @@ def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
         return await frontend.explain(request_id)
 
     @api.post("/debug/route")
-    async def dry_run(request: Request, body: ChatBody | CompletionBody) -> Json:
+    async def dry_run(request: Request) -> Json:
+        values = parse_json(await read_body(request))
+        kind: type[ChatBody | CompletionBody] = ChatBody if "messages" in values else CompletionBody
+        body = validated(kind, values)
         return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))

@@ -1,10 +1,6 @@
 """Errors as OpenAI's clients expect them: {"error": {message, type, param, code}}, never a traceback."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from ray.serve.exceptions import BackPressureError
 from starlette.exceptions import HTTPException
@@ -67,54 +63,18 @@ def from_exception(error: BaseException) -> ApiError:
     return ApiError(500, "the server failed on this request; its log has the reason", code="internal_error")
 
 
-def from_validation(error: RequestValidationError) -> ApiError:
-    """The first field at fault, by name."""
-    first = most_telling(error.errors())
-    param = field_path(first["loc"][1:], error.body)
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}")
-    if first["type"] == "missing":
-        return ApiError(400, f"{param or 'a JSON body'} is required", param=param, code="missing_required_parameter")
-    if first["type"] == "unsupported_parameter":
-        return ApiError(400, first["msg"], param=first["ctx"]["param"], code="unsupported_parameter")
-    return ApiError(400, f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
-
-
-def most_telling(errors: Sequence[Any]) -> Any:
-    """The first error; but of a field that may have several types, the one of the type that was meant."""
-    field = errors[0]["loc"][:2]
-    others = (error for error in errors if error["loc"][:2] == field and not error["type"].endswith("_type"))
-    return next(others, errors[0])
-
-
-def field_path(parts: Sequence[str | int], body: object) -> str | None:
-    """`messages.0.role`, without the names of union members that pydantic puts between."""
-    path = []
-    for part in parts:
-        if isinstance(body, dict) and isinstance(part, str):
-            path.append(part)
-            body = body.get(part)
-        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
-            path.append(str(part))
-            body = body[part]
-    return ".".join(path) or None
-
-
 def install_handlers(app: FastAPI) -> None:
     """Make every error of an app an error of the API."""
 
-    async def on_validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return from_validation(error).response()
-
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+        code = "unknown_url" if error.status_code == 404 else None
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return ApiError(error.status_code, message, code=code).response()
 
     async def on_api(_: Request, error: Exception) -> JSONResponse:
         return from_exception(error).response()
 
-    app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ApiError, on_api)
     app.add_exception_handler(Exception, on_api)

@@ -184,8 +184,7 @@ class Frontend:
                 return JSONResponse(answer.whole(await collected(first, pieces, body.num_choices), choices.usage()))
         except Exception as error:
             raise self._logged(error, answer.id) from error
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStreamResponse(self._events(answer, choices, first, pieces, include_usage), pieces)
+        return EventStreamResponse(self._events(answer, choices, first, pieces, body.include_usage), pieces)
 
     async def _events(
         self,

@@ -1,32 +1,36 @@
-"""The OpenAI API's requests, as far as they are implemented. Unknown fields are accepted and ignored;
-known ones that are not implemented are refused by name."""
+"""The OpenAI API's requests. Unknown fields are accepted, ignored and counted up in `ignored`; known ones that are not
+honoured are refused by name (`cluster/unsupported.py`)."""
 
 import uuid
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, ModelWrapValidatorHandler, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from cluster.messages import ChatMessage, list_or_one
+from cluster.unsupported import CHAT_ONLY, COMPLETION_ONLY, EVERYWHERE, ResponseFormat, Unsupported, refuse_unsupported
 from workers.request import SamplingParams
 from workers.sampling_params import MAX_COMPLETIONS, MAX_LISTED_TOKENS, MAX_LOGPROBS
+from workers.validation import MAX_INT
+
+MAX_MESSAGES = 2048
+MAX_STOP_CHARACTERS = 1024
+
 
 SessionName = Annotated[str, Field(max_length=512)]
-StopString = Annotated[str, Field(min_length=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopStrings = Annotated[list[StopString], Field(max_length=4)]
+Stop = Annotated[Annotated[StopString, Tag("one")] | Annotated[StopStrings, Tag("several")], Discriminator(list_or_one)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 TokenName = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-# Fields of the API that would change the answer, with the values that do not.
-NOT_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "suffix": (None, ""),
-    "tools": (None, []),
-}
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Count = Annotated[int | None, Field(ge=1, le=MAX_INT)]
+Text = Annotated[str, Field(min_length=1)]
+Prompt = Annotated[Annotated[Text, Tag("one")] | Annotated[TokenIds, Tag("several")], Discriminator(list_or_one)]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class StreamOptions(BaseModel):
@@ -38,39 +42,61 @@ class StreamOptions(BaseModel):
 
 class GenerationBody(BaseModel):
     """What both kinds of completion have in common. `top_k`, `min_p`, `repetition_penalty`, `min_tokens`,
-    `stop_token_ids` and `ignore_eos` are vLLM's additions to the API."""
+    `stop_token_ids` and `ignore_eos` are vLLM's additions to the API; `metadata` and `safety_identifier` are checked
+    and have no effect.
+
+    Attributes:
+        ignored: names of fields that this API does not know.
+    """
 
     model_config = ConfigDict(strict=True)
-    model: str
-    stream: bool = False
+    unsupported: ClassVar[Unsupported] = EVERYWHERE
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1, allow_inf_nan=False)] = None
-    top_k: Annotated[int | None, Field(ge=0)] = None
+    top_k: Annotated[int | None, Field(ge=-1, le=MAX_INT)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: Stop | None = None
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     repetition_penalty: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     logit_bias: Annotated[dict[TokenName, Bias] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = None
-    min_tokens: Annotated[int | None, Field(ge=0)] = None
+    min_tokens: Annotated[int | None, Field(ge=0, le=MAX_INT)] = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
     ignore_eos: bool = False
     n: Annotated[int | None, Field(ge=1, le=MAX_COMPLETIONS)] = None
+    max_tokens: Count = None
     user: SessionName | None = None
     prompt_cache_key: SessionName | None = None
+    safety_identifier: SessionName | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
+    cache_salt: Annotated[str | None, Field(pattern=r"^[\x21-\x7e]{1,256}$")] = None
+    _ignored: tuple[str, ...] = ()
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def refuse_unimplemented(cls, values: Any) -> Any:
-        """Say so where honouring a field would need what is not there yet."""
+    def refuse_what_is_not_honoured(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """After all else has been found right; and remember what is not known at all."""
+        body = handler(values)
         if isinstance(values, dict):
-            for name, neutral in NOT_IMPLEMENTED.items():
-                if name in values and values[name] not in neutral:
-                    message = "{param} is not implemented yet; leave it out"
-                    raise PydanticCustomError("unsupported_parameter", message, {"param": name})
-        return values
+            refuse_unsupported(values, cls.unsupported)
+            body._ignored = tuple(name for name in values if name not in {*cls.model_fields, *cls.unsupported})
+        return body
+
+    @model_validator(mode="after")
+    def check_stream_options(self) -> Self:
+        """They come with `stream` only."""
+        if self.stream_options is not None and not self.stream:
+            raise field_error("stream_options", "needs stream to be true")
+        return self
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of fields that this API does not know."""
+        return self._ignored
 
     @property
     def stop_strings(self) -> list[str]:
@@ -79,13 +105,18 @@ class GenerationBody(BaseModel):
 
     @property
     def num_choices(self) -> int:
-        """Completions to draw."""
+        """Completions to return for a prompt."""
         return self.n or 1
 
     @property
     def num_logprobs(self) -> int | None:
         """How many of the likeliest tokens to report in the place of each; None for no log-probabilities at all."""
         return None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def session(self) -> str | None:
@@ -116,8 +147,8 @@ class GenerationBody(BaseModel):
 class CompletionBody(GenerationBody):
     """POST /v1/completions. A prompt is text or token ids; lists of prompts are not implemented."""
 
-    prompt: Annotated[str, Field(min_length=1)] | TokenIds
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    unsupported: ClassVar[Unsupported] = EVERYWHERE | COMPLETION_ONLY
+    prompt: Prompt
     logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
 
     @property
@@ -126,45 +157,31 @@ class CompletionBody(GenerationBody):
         return self.logprobs
 
 
-class TextPart(BaseModel):
-    """A part of a message's content. Only text is served."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(strict=True)
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
-
-    def as_dict(self) -> dict[str, str]:
-        """As chat templates expect it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
-
-
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    unsupported: ClassVar[Unsupported] = EVERYWHERE | CHAT_ONLY
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Count = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
-    def check_top_logprobs(self) -> Self:
-        """They come with `logprobs` only."""
+    def check_pairs(self) -> Self:
+        """Fields that need or contradict another."""
         if self.top_logprobs is not None and not self.logprobs:
-            message = "{param} needs logprobs to be true"
-            raise PydanticCustomError("unsupported_parameter", message, {"param": "top_logprobs"})
+            raise field_error("top_logprobs", "needs logprobs to be true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise field_error("max_tokens", "differs from max_completion_tokens; send one of them")
         return self
 
     @property
     def num_logprobs(self) -> int | None:
         """None of the likeliest unless it is said how many."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def field_error(param: str, message: str) -> PydanticCustomError:
+    """What a validator of several fields raises about one of them."""
+    return PydanticCustomError("invalid_value", "{message}", {"message": message, "param": param})

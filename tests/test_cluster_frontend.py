@@ -73,21 +73,21 @@ def test_sampling_reaches_the_engine(client: TestClient, pools: FakePools) -> No
     [
         ("chat/completions", CHAT | {"model": "gpt"}, 404, "model", "serves 'tiny'"),
         ("chat/completions", CHAT | {"messages": []}, 400, "messages", "at least 1"),
-        ("chat/completions", CHAT | {"messages": [{"role": "root", "content": "x"}]}, 400, "messages.0.role", "role"),
+        ("chat/completions", CHAT | {"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role", "role"),
         ("chat/completions", CHAT | {"temperature": "1"}, 400, "temperature", "number"),
         ("chat/completions", CHAT | {"temperature": 2.5}, 400, "temperature", "less than or equal to 2"),
         ("chat/completions", CHAT | {"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
         ("chat/completions", CHAT | {"max_tokens": True}, 400, "max_tokens", "integer"),
         ("chat/completions", CHAT | {"max_tokens": 64}, 400, "max_tokens", "context is 64 tokens"),
         ("chat/completions", CHAT | {"n": 129}, 400, "n", "less than or equal to 128"),
-        ("chat/completions", CHAT | {"tools": [{}]}, 400, "tools", "not implemented"),
+        ("chat/completions", CHAT | {"tools": [{}]}, 400, "tools", "not supported"),
         ("completions", TEXT | {"logprobs": 6}, 400, "logprobs", "less than or equal to 5"),
         ("completions", TEXT | {"logprobs": True}, 400, "logprobs", "integer"),
         ("chat/completions", CHAT | {"top_logprobs": 1}, 400, "top_logprobs", "needs logprobs"),
         ("completions", TEXT | {"min_tokens": 9, "max_tokens": 8}, 400, None, "min_tokens"),
         ("completions", TEXT | {"prompt": ""}, 400, "prompt", "at least 1"),
         ("completions", TEXT | {"prompt": [4096]}, 400, "prompt", "below 4096"),
-        ("completions", TEXT | {"prompt": [-1]}, 400, "prompt.0", "greater than or equal to 0"),
+        ("completions", TEXT | {"prompt": [-1]}, 400, "prompt[0]", "greater than or equal to 0"),
         ("completions", TEXT | {"stop": ["a"] * 5}, 400, "stop", "at most 4"),
         ("completions", {"model": "tiny"}, 400, "prompt", "required"),
     ],
@@ -108,6 +108,12 @@ def test_a_body_that_is_no_request(client: TestClient, raw: bytes) -> None:
     response = client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_is_not_known_is_ignored_and_named(client: TestClient) -> None:
+    told = client.post("/v1/completions", json=TEXT | {"foo": 1, "bar": {"n": 9}, "a b\r\n": 1})
+    assert (told.status_code, told.headers["x-raydix-ignored-parameters"]) == (200, "foo, bar")
+    assert "x-raydix-ignored-parameters" not in client.post("/v1/completions", json=TEXT).headers
 
 
 def test_unknown_paths_and_methods_are_api_errors(client: TestClient) -> None:
