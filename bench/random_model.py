@@ -47,6 +47,7 @@ def llama_spec(
         max_model_len=context,
         tie_word_embeddings=False,
         eos_token_ids=frozenset(),
+        num_tokens=vocab,
         traits=Traits(False, False, False, False, (0,) * num_layers),
     )
 

@@ -45,6 +45,7 @@ UNSUPPORTED: list[tuple[dict[str, object], str]] = [
     ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
     ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be a token id or a list"),
     ({"eos_token_id": True}, "eos_token_id is True"),
+    ({"eos_token_id": [3, 256]}, "eos_token_id is 256, but the vocabulary has 256 tokens; name the token that ends"),
     ({"eos_token_id": [3, -1]}, "eos_token_id is .3, -1."),
 ]
 
@@ -102,10 +103,10 @@ def test_generation_config_adds_end_of_sequence_tokens(
 
 
 def test_a_token_of_generation_config_ends_a_sequence(model_copy: Path) -> None:
-    """It is in the model's vocabulary, so the engine heeds it; one beyond is passed over."""
+    """The engine heeds it."""
     (model_copy / "generation_config.json").unlink(missing_ok=True)
     before = generate(small_engine(model_copy).engine, [request_of("a", [1, 2, 3], 8)])["a"]
-    generation = json.dumps({"eos_token_id": [before[3], 10**6]})
+    generation = json.dumps({"eos_token_id": [before[3]]})
     (model_copy / "generation_config.json").write_text(generation, "utf-8")
     after = generate(small_engine(model_copy).engine, [request_of("a", [1, 2, 3], 8)])["a"]
     assert after == before[: before.index(before[3]) + 1]
@@ -121,6 +122,7 @@ def test_a_token_of_generation_config_ends_a_sequence(model_copy: Path) -> None:
         ('{"eos_token_id": [1, true]}', "eos_token_id is .1, True."),
         ('{"eos_token_id": -1}', "eos_token_id is -1"),
         ('{"eos_token_id": 2.0}', "eos_token_id is 2.0"),
+        ('{"eos_token_id": [1, 256]}', "eos_token_id is 256, but the vocabulary has 256 tokens"),
         ('{"eos_token_id": ' + "[" * 900 + "]" * 900 + "}", "eos_token_id is"),
     ],
 )

@@ -60,3 +60,12 @@ def write_index(path: Path, file_of: object, total_size: object) -> None:
     """An index file, be it right or wrong."""
     index = {"metadata": {"total_size": total_size}, "weight_map": file_of}
     (path / INDEX).write_text(json.dumps(index), "utf-8")
+
+
+def save_tokenizer(path: Path, num_tokens: int) -> None:
+    """A tokenizer of so many words: w0, w1, ..."""
+    words = {f"w{index}": index for index in range(num_tokens)}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', "utf-8")

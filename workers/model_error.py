@@ -3,3 +3,8 @@
 
 class ModelError(ValueError):
     """The model directory cannot be served; the message says what is wrong with which file, and what to do."""
+
+
+def one_line(error: Exception) -> str:
+    """What another library says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -6,21 +6,28 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from workers.models.spec import ModelError
+from workers.model_error import ModelError, one_line
+from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
 from workers.request import RequestError
+from workers.weights.model_dir import model_files
 
 
 class Tokenizer:
     """A model's tokenizer."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Raises ModelError where the directory holds no tokenizer."""
+        """Reads `tokenizer.json` and its settings, never code. Raises ModelError where they are no tokenizer."""
         from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
 
+        if count_tokens(model_dir) is None:  # before Transformers goes through the directory: it would hang at a pipe
+            raise ModelError(f"{model_dir} has no usable tokenizer: {TOKENIZER_FILE} is missing")
+        model_files(model_dir)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
-        except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
-            raise ModelError(f"{model_dir} has no usable tokenizer: {error}") from error
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                model_dir, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:  # it raises whatever goes wrong
+            raise ModelError(f"{model_dir} has no usable tokenizer: {one_line(error)}") from error
 
     @property
     def vocab_size(self) -> int:

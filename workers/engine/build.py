@@ -70,10 +70,9 @@ def assemble_engine(
     kv_cache = make_kv_cache(spec, config, weights.embed_tokens.device)
     max_len = min(spec.max_model_len, kv_cache.num_blocks * block_size)
     hasher = BlockHasher(namespace, secret, block_size, spec.vocab_size)
-    eos_token_ids = spec.eos_token_ids.intersection(range(spec.vocab_size))  # some configurations name one too many
     model = Decoder(spec, weights, max_len, strict=config.weights.numerics == "strict")
     engine = Engine(
-        make_runner(model, kv_cache, config, eos_token_ids, max_len),
+        make_runner(model, kv_cache, config, spec.eos_token_ids, max_len),
         KVManager(
             BlockPool(kv_cache.num_blocks),
             PrefixCache(block_size, hasher.root),
@@ -85,7 +84,7 @@ def assemble_engine(
         hasher=hasher,
         vocab_size=spec.vocab_size,
         max_model_len=max_len,
-        eos_token_ids=eos_token_ids,
+        eos_token_ids=spec.eos_token_ids,
     )
     return BuiltEngine(engine, kv_cache, spec, layout_id(namespace, config.weights, kv_cache.tensor.device))
 

@@ -50,7 +50,10 @@ class Decoder:
             kv_cache: [layers, 2, num_blocks, block_size, kv_heads, head_dim]; the tokens' K and V are written to it.
 
         Returns:
-            float32 [len(metadata.sample_rows), vocab].
+            float32 [len(metadata.sample_rows), vocab]; -inf for rows of the vocabulary that no token has.
         """
         hidden = self._layers(self.weights.embed_tokens[token_ids].float(), metadata.step, kv_cache)
-        return self.weights.lm_head(hidden[metadata.sample_rows])
+        logits = self.weights.lm_head(hidden[metadata.sample_rows])
+        if self.spec.num_tokens < self.spec.vocab_size:
+            logits[:, self.spec.num_tokens :] = -torch.inf
+        return logits

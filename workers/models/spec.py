@@ -11,6 +11,7 @@ from workers.models.config_fields import MAX_SIZE, ConfigFields, shown
 from workers.models.families import Traits, read_traits
 from workers.models.rope import Rope
 from workers.models.rope_config import read_rope
+from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
 from workers.weights.model_file import find_file
 
 Result = TypeVar("Result")
@@ -22,8 +23,9 @@ class ModelSpec:
 
     Attributes:
         max_model_len: positions that the rotary embedding is good for; no request may have more tokens.
-        eos_token_ids: tokens that end a sequence; some checkpoints name one beyond the vocabulary.
+        eos_token_ids: tokens that end a sequence.
         traits: what the model's family adds to the plain decoder.
+        num_tokens: those from here to `vocab_size` are rows of the embedding without a token, and are never drawn.
     """
 
     vocab_size: int
@@ -39,6 +41,7 @@ class ModelSpec:
     tie_word_embeddings: bool
     eos_token_ids: frozenset[int]
     traits: Traits
+    num_tokens: int
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -47,19 +50,38 @@ class ModelSpec:
             raise ValueError(f"head_dim is {self.head_dim}; rotary embedding needs an even one")
         if self.max_model_len > MAX_SIZE:
             raise ValueError(f"the context is {self.max_model_len} tokens; at most {MAX_SIZE} are served")
+        if self.num_tokens > self.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {self.num_tokens} tokens, but vocab_size is {self.vocab_size}; take the tokenizer "
+                "that came with the model, or drop the tokens that were added to it"
+            )
+        beyond = [token for token in self.eos_token_ids if token >= self.vocab_size]
+        if beyond:
+            raise ValueError(
+                f"eos_token_id is {max(beyond)}, but the vocabulary has {self.vocab_size} tokens; name the token that "
+                "ends a text"
+            )
 
 
 def read_model_spec(model_dir: Path) -> ModelSpec:
-    """Parse `config.json`, and what `generation_config.json` adds where there is one: tokens that end a sequence.
+    """Parse `config.json`, and what the files beside it add: tokens that end a sequence, and how many tokens there are.
 
-    Models that chat often name the token that ends a turn in the latter alone. Raises ModelError for another
-    architecture, a feature that is not served, or a bad value.
+    Models that chat often name the token that ends a turn in `generation_config.json` alone. Raises ModelError for
+    another architecture, a feature that is not served, or a bad value.
     """
     spec = read_checked(model_dir / "config.json", spec_from_config)
     extra = model_dir / "generation_config.json"
-    if not extra.exists():
+    if extra.exists():
+        spec = read_checked(
+            extra, lambda config: replace(spec, eos_token_ids=spec.eos_token_ids | read_eos_token_ids(config))
+        )
+    num_tokens = count_tokens(model_dir)
+    if num_tokens is None:
         return spec
-    return replace(spec, eos_token_ids=spec.eos_token_ids | read_checked(extra, read_eos_token_ids))
+    try:
+        return replace(spec, num_tokens=num_tokens)
+    except ValueError as error:
+        raise ModelError(f"{model_dir / TOKENIZER_FILE}: {error}") from error
 
 
 def read_checked(path: Path, read: Callable[[ConfigFields], Result]) -> Result:
@@ -97,6 +119,7 @@ def spec_from_config(config: ConfigFields) -> ModelSpec:
         tie_word_embeddings=config.flag("tie_word_embeddings"),
         eos_token_ids=read_eos_token_ids(config),
         traits=traits,
+        num_tokens=config.integer("vocab_size"),
     )
 
 

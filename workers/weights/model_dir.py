@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from workers.model_error import ModelError
+from workers.model_error import ModelError, one_line
 from workers.weights.model_file import ModelFile, find_file
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -21,7 +21,10 @@ def resolve_model_dir(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ModelError(f"{model} is no directory here, and the Hugging Face Hub says: {error}") from error
+        said = one_line(error)
+        raise ModelError(f"{model} is no directory here, and the Hugging Face Hub says: {said}") from error
+    except OSError as error:  # the disk is full, or its cache may not be written
+        raise ModelError(f"{model} cannot be downloaded: {one_line(error)}") from error
 
 
 def model_digest(model_dir: Path) -> str:
