@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from workers.control_tokens import ControlTokens
 from workers.model_error import ModelError, one_line
 from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
 from workers.request import RequestError
@@ -28,6 +29,7 @@ class Tokenizer:
             )
         except Exception as error:  # it raises whatever goes wrong
             raise ModelError(f"{model_dir} has no usable tokenizer: {one_line(error)}") from error
+        self._control = ControlTokens(self._tokenizer.backend_tokenizer, self._control_tokens())
 
     @property
     def vocab_size(self) -> int:
@@ -48,17 +50,40 @@ class Tokenizer:
         return tokens if bos is None else [bos, *tokens]
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The tokens of a conversation, up to where the assistant speaks. Raises RequestError where the model has no
-        chat template or its template refuses the messages."""
+        """The tokens of a conversation, up to where the assistant speaks.
+
+        Messages that spell a control token are encoded as the letters it is made of. Raises RequestError where the
+        model has no chat template or its template refuses the messages.
+        """
         if not self._tokenizer.chat_template:
             raise RequestError("this model has no chat template; send it plain prompts (/v1/completions in the API)")
+        stand_ins = self._control.spelled_in(messages)
+        messages = self._control.masked(messages, stand_ins)
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
         check_text(text)
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        return tokens
+        return self._control.encode(text, stand_ins)
+
+    def _control_tokens(self) -> set[str]:
+        """How the tokens are spelled that must come from the template only: special ones, and others of those that a
+        tokenizer takes out of a text first, where the template marks turns with them."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        written = self._written_by_the_template()
+        return {
+            token.content
+            for token in added
+            if token.special or (token.content in written and not token.content.isspace())
+        }
+
+    def _written_by_the_template(self) -> str:
+        """A conversation about nothing."""
+        messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except (TemplateError, ValueError):  # it wants other messages, or there is none
+            return ""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out, exactly as they spell it."""
