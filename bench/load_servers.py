@@ -1,6 +1,7 @@
 """Servers to put the same load on: clusters that differ in one thing, and vLLM where it is installed."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from bench.serving import START_TIMEOUT_S, serving
+from bench.serving import serving
 from cluster.haproxy import free_ports
 from workers.engine.build import kv_bytes_per_token
 from workers.models.spec import read_model_spec
 
 KV_TOKENS = 4096  # of one worker's pool; vLLM, which has one worker, gets two pools
 VLLM_BLOCK_SIZE = 128  # what vLLM takes on a CPU
+VLLM_START_S = 900.0  # it compiles the model, the first time
 POOLS: Mapping[str, str] = {
     "unified, prefix": "pools: {unified: {replicas: 2, policy: prefix}}",
     "unified, round_robin": "pools: {unified: {replicas: 2, policy: round_robin}}",
@@ -74,7 +76,7 @@ def vllm_serving(python: Path, model_dir: Path) -> Iterator[int]:
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir), *options.split()]
     with tempfile.TemporaryDirectory(prefix="rx", dir="/tmp") as name:
         log = Path(name) / "log"
-        variables = {"HOME": name, "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        variables = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         with log.open("wb") as out, subprocess.Popen(command, env=variables, stdout=out, stderr=out) as process:
             try:
                 wait_for_health(process, f"http://127.0.0.1:{port}/health", log)
@@ -85,7 +87,7 @@ def vllm_serving(python: Path, model_dir: Path) -> Iterator[int]:
 
 def wait_for_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     """Raises RuntimeError where the server ends or does not answer in time."""
-    end_s = time.monotonic() + START_TIMEOUT_S
+    end_s = time.monotonic() + VLLM_START_S
     while process.poll() is None and time.monotonic() < end_s:
         with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
             return
