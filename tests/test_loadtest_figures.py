@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.loadtest.figures import curve_ms, figures, percentile
 from cluster.loadtest.heard import Heard
-from cluster.loadtest.plot import curves_svg, report_svg
+from cluster.loadtest.plot import curves_svg, label, report_svg, ticks
 from cluster.loadtest.report import problem, report
 from cluster.loadtest.run import Run
 from cluster.loadtest.settings import Settings
@@ -121,3 +121,16 @@ def test_a_plot_reaches_to_its_greatest_value() -> None:
     assert "a &amp; b" in plot
     assert "570.0,28.0" in plot, "the last point is at the right end and at the top"
     assert plot.count("<polyline") == 1
+
+
+@pytest.mark.parametrize("largest", [0, 0.003, 1, 7, 96.5, 240, 50_500, 1e6])
+def test_scales_end_at_round_numbers_no_further_than_needed(largest: float) -> None:
+    marks = ticks(largest)
+    assert marks[0] == 0
+    assert marks[-2] < (largest or 1) <= marks[-1]
+    assert 3 <= len(marks) <= 8
+    assert f"{marks[1]:.0e}"[0] in "125"
+
+
+def test_labels_are_numbers_as_people_write_them() -> None:
+    assert [label(tick) for tick in (0, 0.25, 5, 50, 10_000)] == ["0", "0.25", "5", "50", "10,000"]
