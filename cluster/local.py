@@ -20,7 +20,7 @@ from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError, DeployError
 from cluster.placement import check_enough_gpus, cluster_gpus
 from cluster.tenants import read_tenants
-from workers.models.spec import read_model_spec
+from workers.engine.build import check_model
 from workers.weights.model_dir import resolve_model_dir
 
 APP_NAME = "raydix"
@@ -64,7 +64,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
     """
     say("starting Ray")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    read_model_spec(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts
+    check_model(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts
     try:
         with interrupts_deferred():  # Ray's agents outlive an interrupted ray.init by a minute
             start_ray(config)

@@ -18,11 +18,11 @@ class Tokenizer:
 
     def __init__(self, model_dir: Path) -> None:
         """Reads `tokenizer.json` and its settings, never code. Raises ModelError where they are no tokenizer."""
-        from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
-
         if count_tokens(model_dir) is None:  # before Transformers goes through the directory: it would hang at a pipe
             raise ModelError(f"{model_dir} has no usable tokenizer: {TOKENIZER_FILE} is missing")
         model_files(model_dir)
+        from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
+
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 model_dir, trust_remote_code=False, local_files_only=True

@@ -19,8 +19,9 @@ from workers.engine.model_runner import ModelRunner
 from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
 from workers.engine.runner import Runner
 from workers.models.decoder import Decoder, DecoderWeights
-from workers.models.spec import ModelSpec, read_model_spec
+from workers.models.spec import ModelError, ModelSpec, read_model_spec
 from workers.weights.checkpoint import Checkpoint, check_tensors
+from workers.weights.footprint import check_fits
 from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import model_digest
 
@@ -49,13 +50,24 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     Raises:
         ModelError: the directory holds no model that can be served.
     """
-    spec = read_model_spec(model_dir)
+    spec, checkpoint = check_model(model_dir)
     device = pick_device(config.weights.device)
-    checkpoint = Checkpoint(model_dir)
-    check_tensors(checkpoint, spec)
+    check_fits(spec, config.weights, device)
     weights = WeightLoader(checkpoint, spec, config.weights, device).load()
     namespace = namespace or kv_namespace(model_dir, config.weights, config.cache.block_size)
     return assemble_engine(spec, weights, config, namespace, secret)
+
+
+def check_model(model_dir: Path) -> tuple[ModelSpec, Checkpoint]:
+    """What a directory says of its model and where its tensors are; nothing is loaded.
+
+    Raises:
+        ModelError: configuration, tokenizer and headers are not those of one model that can be served.
+    """
+    spec = read_model_spec(model_dir)
+    checkpoint = Checkpoint(model_dir)
+    check_tensors(checkpoint, spec)
+    return spec, checkpoint
 
 
 def assemble_engine(
@@ -115,8 +127,7 @@ def make_runner(
 def make_kv_cache(spec: ModelSpec, config: EngineConfig, device: torch.device) -> KVCache:
     """The memory for KV. On a GPU its size depends on what is free: the weights must be there already."""
     dtype: torch.dtype = getattr(torch, config.weights.dtype)
-    pool_bytes = kv_pool_bytes(spec, config, device)
-    num_blocks = config.cache.num_blocks(pool_bytes, kv_bytes_per_token(spec, dtype))
+    num_blocks = pool_blocks(spec, config, kv_pool_bytes(spec, config, device))
     block_size = config.cache.block_size
     return KVCache(spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim, dtype, device)
 
@@ -145,6 +156,15 @@ def kv_bytes_per_token(spec: ModelSpec, dtype: torch.dtype) -> int:
     return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
 
 
+def pool_blocks(spec: ModelSpec, config: EngineConfig, pool_bytes: int) -> int:
+    """Blocks that fit a pool. Raises ModelError where not even one does."""
+    dtype: torch.dtype = getattr(torch, config.weights.dtype)
+    try:
+        return config.cache.num_blocks(pool_bytes, kv_bytes_per_token(spec, dtype))
+    except ValueError as error:
+        raise ModelError(f"{error}") from error
+
+
 def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
     """Tokens one request may have in all: the model's context, or what the KV pool holds where that is less.
 
@@ -153,8 +173,7 @@ def max_sequence_len(spec: ModelSpec, config: EngineConfig) -> int:
     pool_bytes = known_pool_bytes(config.cache, pick_device(config.weights.device))
     if pool_bytes is None:
         return spec.max_model_len
-    dtype: torch.dtype = getattr(torch, config.weights.dtype)
-    num_blocks = config.cache.num_blocks(pool_bytes, kv_bytes_per_token(spec, dtype))
+    num_blocks = pool_blocks(spec, config, pool_bytes)
     return min(spec.max_model_len, num_blocks * config.cache.block_size)
 
 

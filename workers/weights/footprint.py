@@ -1,0 +1,75 @@
+"""What a model's weights take: parameters, and bytes as they are served, by part; whether a device can hold them."""
+
+import os
+from collections import Counter
+from math import prod
+from pathlib import Path
+
+import torch
+
+from workers.config import WeightConfig
+from workers.model_error import ModelError
+from workers.models.spec import ModelSpec
+from workers.models.tensor_shapes import layer_shapes
+
+PARTS = ("embedding", "attention", "mlp", "norms", "head")
+COEFFICIENT_BYTES = 4  # a group's scale and zero point, in the layouts of the CPU's and the GPU's kernels
+VECTOR_BYTES = 4  # biases and norms are served as float32
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def part_of(name: str) -> str:
+    """Which of `PARTS` a tensor belongs to, by its name in the checkpoint."""
+    if "norm" in name:
+        return "norms"
+    if name.startswith("model.embed_tokens"):
+        return "embedding"
+    if name.startswith("lm_head"):
+        return "head"
+    return "attention" if ".self_attn." in name or name.startswith("self_attn.") else "mlp"
+
+
+def count_parameters(spec: ModelSpec) -> Counter[str]:
+    """Parameters by part. A tied head has none of its own."""
+    counts = Counter(dict.fromkeys(PARTS, 0))
+    for name, shape in layer_shapes(spec):
+        counts[part_of(name)] += spec.num_layers * prod(shape)
+    table = spec.vocab_size * spec.hidden_size
+    counts.update({"embedding": table, "norms": spec.hidden_size, "head": 0 if spec.tie_word_embeddings else table})
+    return counts
+
+
+def served_bytes(spec: ModelSpec, config: WeightConfig) -> Counter[str]:
+    """Bytes by part in a worker's memory. A head is a copy in its kernel's own layout, tied or not."""
+    itemsize: int = getattr(torch, config.dtype).itemsize
+    counts = Counter(dict.fromkeys(PARTS, 0))
+    for name, shape in layer_shapes(spec):
+        each = VECTOR_BYTES if len(shape) == 1 else itemsize
+        num_bytes = prod(shape) * each
+        if len(shape) == 2 and config.quantization == "int4":
+            num_bytes = prod(shape) // 2 + prod(shape) // config.group_size * COEFFICIENT_BYTES
+        counts[part_of(name)] += spec.num_layers * num_bytes
+    table = spec.vocab_size * spec.hidden_size * itemsize
+    counts.update({"embedding": table, "norms": spec.hidden_size * VECTOR_BYTES, "head": table})
+    return counts
+
+
+def check_fits(spec: ModelSpec, config: WeightConfig, device: torch.device) -> None:
+    """Raise ModelError where a device cannot hold the weights at all: before anything is allocated for them."""
+    needed, there = sum(served_bytes(spec, config).values()), memory_bytes(device)
+    if needed > there:
+        raise ModelError(
+            f"config.json describes a model whose weights take {needed / 2**30:,.1f} GiB as they would be served "
+            f"({config.quantization}, {config.dtype}), and this {device.type} has {there / 2**30:,.1f} GiB in all; "
+            "take a smaller model or a larger machine"
+        )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a device, used or not; of a CPU no more than the container may have."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
+    return min(physical, int(limit)) if limit.isdigit() else physical
