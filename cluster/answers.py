@@ -8,6 +8,8 @@ from typing import Protocol
 
 from cluster.text_delta import NOTHING, TextDelta
 from cluster.token_logprobs import Json, chat_logprobs, text_logprobs
+from cluster.tools.tool_call import ToolCall
+from workers.request import FinishReason
 
 __all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "model_card", "usage"]
 
@@ -68,11 +70,11 @@ class ChatAnswer:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self._whole_head = head(self.id, "chat.completion", model)
         self._chunk_head = head(self.id, "chat.completion.chunk", model)
+        self._num_calls: Counter[int] = Counter()  # of tools, in a choice so far
 
     def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
         """All of it at once, the choices in order."""
-        messages = [{"role": "assistant", "content": one.text, "refusal": None} for one in choices]
-        listed = [choice(index, one, "message", messages[index]) for index, one in enumerate(choices)]
+        listed = [choice(index, one, "message", message(one), bool(one.calls)) for index, one in enumerate(choices)]
         return self._whole_head | {"choices": listed, "usage": used}
 
     def opening(self, num_choices: int) -> list[Json]:
@@ -81,20 +83,41 @@ class ChatAnswer:
 
     def chunk(self, index: int, piece: TextDelta) -> Json:
         """One piece of a stream, of one of the choices."""
-        return self._chunk(index, piece, {"content": piece.text} if piece.text else {})
+        first = self._num_calls[index]
+        self._num_calls[index] += len(piece.calls)
+        listed = [{"index": first + place} | called(call) for place, call in enumerate(piece.calls)]
+        return self._chunk(
+            index, piece, ({"content": piece.text} if piece.text else {}) | ({"tool_calls": listed} if listed else {})
+        )
 
     def usage_chunk(self, used: Json) -> Json:
         """The last piece of a stream that reports usage."""
         return self._chunk_head | {"choices": [], "usage": used}
 
     def _chunk(self, index: int, piece: TextDelta, delta: Json) -> Json:
-        return self._chunk_head | {"choices": [choice(index, piece, "delta", delta)], "usage": None}
+        listed = choice(index, piece, "delta", delta, self._num_calls[index] > 0)
+        return self._chunk_head | {"choices": [listed], "usage": None}
 
 
-def choice(index: int, piece: TextDelta, name: str, content: Json) -> Json:
-    """An entry of a chat completion's choices."""
+def message(whole: TextDelta) -> Json:
+    """What the assistant says and calls."""
+    said: Json = {"role": "assistant", "content": whole.text, "refusal": None}
+    if whole.calls:
+        said |= {"content": whole.text or None, "tool_calls": [called(call) for call in whole.calls]}
+    return said
+
+
+def called(call: ToolCall) -> Json:
+    """A call under a name of its own, by which a tool's message refers to it."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
+
+
+def choice(index: int, piece: TextDelta, name: str, content: Json, has_calls: bool) -> Json:
+    """An entry of a chat completion's choices. One that has called tools ends because of them, unless it was cut."""
     logprobs = None if piece.tokens is None else chat_logprobs(piece.tokens)
-    return {"index": index, name: content, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+    reason = "tool_calls" if has_calls and piece.finish_reason == FinishReason.STOP else piece.finish_reason
+    return {"index": index, name: content, "logprobs": logprobs, "finish_reason": reason}
 
 
 def head(answer_id: str, kind: str, model: str) -> Json:

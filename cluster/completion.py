@@ -8,6 +8,7 @@ from cluster.journey import Journey
 from cluster.request_metrics import ABORT, ERROR, RequestTimer
 from cluster.text_delta import TextDelta
 from cluster.token_logprobs import DrawnToken, drawn_tokens
+from cluster.tools.tool_text import ToolText
 from workers.request import FinishReason, GenerationRequest, RequestOutput
 from workers.text_stream import TextStream
 from workers.tokenizer import Tokenizer
@@ -16,6 +17,9 @@ from workers.tokenizer import Tokenizer
 class Completion:
     """A request being answered, and its usage so far.
 
+    Args:
+        tool_text: takes calls of tools out of the text, where there are tools.
+
     Attributes:
         request: it.
         num_tokens: generated so far.
@@ -23,13 +27,19 @@ class Completion:
     """
 
     def __init__(
-        self, request: GenerationRequest, tokenizer: Tokenizer, stop: Sequence[str], timer: RequestTimer
+        self,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        timer: RequestTimer,
+        tool_text: ToolText | None = None,
     ) -> None:
         self.request = request
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, stop, request.sampling.min_tokens)
         self._pending: list[DrawnToken] = []
         self._timer = timer
+        self._tool_text = tool_text
         self.num_tokens = 0
         self.num_cached_tokens = 0
 
@@ -41,7 +51,7 @@ class Completion:
                 async for output in outputs:
                     delta = self._take(output)
                     ending = delta.finish_reason or ending
-                    if delta.text or delta.finish_reason:
+                    if delta.text or delta.calls or delta.finish_reason:
                         yield self._with_tokens(delta)
                     if delta.finish_reason:
                         return
@@ -62,7 +72,8 @@ class Completion:
         self.num_cached_tokens = output.num_cached_tokens
         self._pending += drawn_tokens(output, self._tokenizer)
         text = self._text.push(output.token_ids, last=output.finish_reason is not None)
-        return TextDelta(text, FinishReason.STOP.value if self._text.stopped else output.finish_reason)
+        delta = TextDelta(text, FinishReason.STOP.value if self._text.stopped else output.finish_reason)
+        return delta if self._tool_text is None else self._tool_text.read(delta)
 
     def _with_tokens(self, delta: TextDelta) -> TextDelta:
         """With the tokens since the last one, those of text that was held back included."""

@@ -16,11 +16,13 @@ from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
 from cluster.failures import RequestFailures
 from cluster.journey import Journey, Workers
+from cluster.messages import conversation
 from cluster.metric_sink import Sink
 from cluster.protocol import ChatBody, CompletionBody, GenerationBody
 from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion
 from cluster.text_delta import TextDelta, joined
+from cluster.tools.offer import ToolOffer, offer_of
 from radix.block_hash import BlockHasher, token_bytes
 from router.request import RoutingRequest
 from workers.request import GenerationRequest
@@ -132,13 +134,19 @@ class Frontend:
         """The engine's request. Without a limit of its own a completion gets the API's, a chat all of the context."""
         self._check_model(body.model)
         if isinstance(body, ChatBody):
-            tokens = self._tokenizer.encode_chat([message.as_dict() for message in body.messages])
+            offer = self._offer(body)
+            tokens = self._tokenizer.encode_chat(conversation(body.messages), offer.tools if offer else None)
             room = self._settings.max_model_len - len(tokens)
             max_tokens = body.max_completion_tokens or body.max_tokens or max(room, 1)
         else:
             tokens = self._tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
             max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         return self._request(body, tokens, max_tokens, request_id, session or body.session)
+
+    def _offer(self, body: ChatBody) -> ToolOffer | None:
+        if not body.offered_tools:
+            return None
+        return offer_of(body.offered_tools, body.parallel_tool_calls is not False, self._tokenizer.tool_template)
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.model_name:
@@ -172,8 +180,9 @@ class Frontend:
     async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, session: str | None) -> Response:
         timers = [RequestTimer(self._sink) for _ in range(body.num_choices)]
         request = self._request_for(body, answer.id, session)
+        offer = self._offer(body) if isinstance(body, ChatBody) else None
         completions = [
-            Completion(one, self._tokenizer, body.stop_strings, timer)
+            Completion(one, self._tokenizer, body.stop_strings, timer, offer.text() if offer else None)
             for one, timer in zip(repeated(request, body.num_choices), timers, strict=True)
         ]
         choices = Choices(completions, lambda one: Journey(one.request, self._pools, self._failures))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, ModelWrapValid
 from pydantic_core import PydanticCustomError
 
 from cluster.messages import ChatMessage, list_or_one
+from cluster.tools.bodies import ToolBody, ToolChoice, Tools
 from cluster.unsupported import CHAT_ONLY, COMPLETION_ONLY, EVERYWHERE, ResponseFormat, Unsupported, refuse_unsupported
 from workers.request import SamplingParams
 from workers.sampling_params import MAX_COMPLETIONS, MAX_LISTED_TOKENS, MAX_LOGPROBS
@@ -166,6 +167,9 @@ class ChatBody(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
     def check_pairs(self) -> Self:
@@ -180,6 +184,11 @@ class ChatBody(GenerationBody):
     def num_logprobs(self) -> int | None:
         """None of the likeliest unless it is said how many."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def offered_tools(self) -> list[ToolBody]:
+        """Those that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
 
 def field_error(param: str, message: str) -> PydanticCustomError:

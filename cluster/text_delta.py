@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.token_logprobs import DrawnToken
+from cluster.tools.tool_call import ToolCall
 
 
 @dataclass(frozen=True)
@@ -12,11 +13,13 @@ class TextDelta:
 
     Attributes:
         tokens: what the text is made of, where log-probabilities were asked for; None where they were not.
+        calls: of tools, which are no part of the text.
     """
 
     text: str
     finish_reason: str | None
     tokens: tuple[DrawnToken, ...] | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 NOTHING = TextDelta("", None)
@@ -24,7 +27,6 @@ NOTHING = TextDelta("", None)
 
 def joined(deltas: Sequence[TextDelta]) -> TextDelta:
     """All of a completion, of at least one piece."""
-    text = "".join(delta.text for delta in deltas)
-    if deltas[0].tokens is None:
-        return TextDelta(text, deltas[-1].finish_reason)
-    return TextDelta(text, deltas[-1].finish_reason, tuple(token for delta in deltas for token in delta.tokens or ()))
+    tokens = None if deltas[0].tokens is None else tuple(token for delta in deltas for token in delta.tokens or ())
+    calls = tuple(call for delta in deltas for call in delta.calls)
+    return TextDelta("".join(delta.text for delta in deltas), deltas[-1].finish_reason, tokens, calls)

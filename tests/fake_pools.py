@@ -38,6 +38,7 @@ class FakePools:
         self.requests: list[GenerationRequest] = []
         self.num_opened = 0
         self.num_closed = 0
+        self.ends_with = FinishReason.LENGTH
         self.fails_after: int | None = None
         self.fails_with: Exception = RuntimeError("a secret of the house at /etc/passwd")
         self.gate = asyncio.Event()
@@ -77,7 +78,7 @@ class FakePools:
                 await asyncio.sleep(0)
                 if self.fails_after is not None and index >= self.fails_after:
                     raise self.fails_with
-                yield token, FinishReason.LENGTH if index == last else None
+                yield token, self.ends_with if index == last else None
         finally:
             self.num_closed += 1
 

@@ -80,7 +80,7 @@ def test_sampling_reaches_the_engine(client: TestClient, pools: FakePools) -> No
         ("chat/completions", CHAT | {"max_tokens": True}, 400, "max_tokens", "integer"),
         ("chat/completions", CHAT | {"max_tokens": 64}, 400, "max_tokens", "context is 64 tokens"),
         ("chat/completions", CHAT | {"n": 129}, 400, "n", "less than or equal to 128"),
-        ("chat/completions", CHAT | {"tools": [{}]}, 400, "tools", "not supported"),
+        ("chat/completions", CHAT | {"functions": [{}]}, 400, "functions", "not supported"),
         ("completions", TEXT | {"logprobs": 6}, 400, "logprobs", "less than or equal to 5"),
         ("completions", TEXT | {"logprobs": True}, 400, "logprobs", "integer"),
         ("chat/completions", CHAT | {"top_logprobs": 1}, 400, "top_logprobs", "needs logprobs"),

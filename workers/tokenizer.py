@@ -1,6 +1,6 @@
 """Text to tokens and back, chat templates included: Hugging Face's tokenizers, and a detokeniser for streams."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from workers.model_error import ModelError, one_line
 from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
 from workers.request import RequestError
 from workers.weights.model_dir import model_files
+
+TOOL_CALL_MARKERS = ("<tool_call>", "</tool_call>")
 
 
 class Tokenizer:
@@ -30,6 +32,8 @@ class Tokenizer:
         except Exception as error:  # it raises whatever goes wrong
             raise ModelError(f"{model_dir} has no usable tokenizer: {one_line(error)}") from error
         self._control = ControlTokens(self._tokenizer.backend_tokenizer, self._control_tokens())
+        added = self._tokenizer.added_tokens_decoder.items()
+        self._silent = {token for token, text in added if text.special and text.content not in TOOL_CALL_MARKERS}
 
     @property
     def vocab_size(self) -> int:
@@ -49,18 +53,37 @@ class Tokenizer:
         )
         return tokens if bos is None else [bos, *tokens]
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    @property
+    def tool_template(self) -> str:
+        """The chat template of conversations that have tools; empty where there is none at all."""
+        template: str = self._tokenizer.get_chat_template(tools=[{}]) if self._tokenizer.chat_template else ""
+        return template
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """The tokens of a conversation, up to where the assistant speaks.
 
-        Messages that spell a control token are encoded as the letters it is made of. Raises RequestError where the
-        model has no chat template or its template refuses the messages.
+        Messages and tools that spell a control token are encoded as the letters it is made of.
+
+        Args:
+            messages: each with `role` and `content`, and what else the template knows.
+            tools: what the assistant may call, as the template expects them; None for no tools.
+
+        Raises:
+            RequestError: the model has no chat template, or its template refuses the messages or would leave out calls
+                of tools.
         """
         if not self._tokenizer.chat_template:
             raise RequestError("this model has no chat template; send it plain prompts (/v1/completions in the API)")
-        stand_ins = self._control.spelled_in(messages)
-        messages = self._control.masked(messages, stand_ins)
+        if any("tool_calls" in message for message in messages) and "tool_calls" not in self.tool_template:
+            raise RequestError("the chat template of this model knows no calls of tools; leave tool_calls out")
+        stand_ins = self._control.spelled_in([messages, tools])
+        messages, tools = self._control.masked([messages, tools], stand_ins)
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True
+            )
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
         check_text(text)
@@ -86,10 +109,10 @@ class Tokenizer:
             return ""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones left out, exactly as they spell it."""
-        text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        """The text of tokens, special ones left out, exactly as they spell it. Markers of tool calls are kept: to some
+        tokenizers they are special."""
+        spoken = [token for token in token_ids if token not in self._silent]
+        text: str = self._tokenizer.decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
 
