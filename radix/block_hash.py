@@ -33,7 +33,7 @@ Words = NDArray[np.uint64]
 class HashState(NamedTuple):
     """Where a prompt's hashing stands: what to give `hash_blocks` with the tokens that follow.
 
-    `HashState(root_hash(namespace, secret))` begins a prompt of another namespace under the same secret.
+    `BlockHasher.start` begins a prompt under a salt.
     """
 
     last_hash: int
@@ -57,11 +57,20 @@ class BlockHasher:
 
     def __init__(self, namespace: str, secret: bytes, block_size: int, vocab_size: int) -> None:
         self.root = root_hash(namespace, secret)
+        self._namespace = namespace
         self.block_size = block_size
         self._secret = secret
         self._number_of = expand(secret, "tokens", vocab_size)
         self._places = expand(secret, "places", block_size) | ONE
         self._positions = self._make_positions(FIRST_POSITIONS)
+
+    def start(self, salt: str) -> HashState:
+        """The state before the first block of a prompt whose blocks only those with the same salt may share.
+
+        Two salts begin at different places, and what is added on the way depends on the tokens alone: the same tokens
+        never have the same hash under both.
+        """
+        return HashState(root_hash(f"{self._namespace}\0{salt}", self._secret) if salt else self.root)
 
     def hash_blocks(self, tokens: bytes | memoryview, state: HashState | None = None) -> tuple[list[int], HashState]:
         """The hashes of all full blocks of `tokens` (little-endian int32), and the state after them.

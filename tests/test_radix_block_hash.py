@@ -151,10 +151,13 @@ def test_namespace_and_secret_change_every_hash(namespace: str, secret: bytes) -
     assert not {ours.root, *hashes_of(ours, [7] * 64)} & {theirs.root, *hashes_of(theirs, [7] * 64)}
 
 
-def test_a_state_can_begin_another_namespace() -> None:
-    other = BlockHasher("tenant-b", SECRET, 16, VOCAB_SIZE)
-    begun = hashes_of(HASHERS[16], [7] * 64, HashState(root_hash("tenant-b", SECRET)))
-    assert begun == hashes_of(other, [7] * 64)
+def test_a_salt_begins_where_nothing_else_does() -> None:
+    hasher = HASHERS[16]
+    assert hashes_of(hasher, [7] * 64, hasher.start("")) == hashes_of(hasher, [7] * 64)
+    salts = ["", "a", "b", "ab", "a\0b"]
+    namespaces = [hasher, BlockHasher(f"{NAMESPACE}a", SECRET, 16, VOCAB_SIZE)]
+    begun = [hashes_of(each, [7] * 64, each.start(salt)) for each in namespaces for salt in salts]
+    assert len({one for hashes in begun for one in hashes}) == 4 * len(begun)
 
 
 @pytest.mark.parametrize("token", [VOCAB_SIZE, 2**31 - 1, -1, -VOCAB_SIZE])

@@ -44,6 +44,7 @@ class GenerationRequest:
             output in every respect, and the completion goes on after them.
         timeout_s: the worker drops the request after so long; None for never.
         lost: ids of earlier attempts. Whoever lost them should not be asked again, if there is anybody else.
+        cache_salt: its KV is shared with requests that have the same, and no others.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class GenerationRequest:
     output_token_ids: tuple[int, ...] = ()
     timeout_s: float | None = None
     lost: tuple[str, ...] = ()
+    cache_salt: str = ""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

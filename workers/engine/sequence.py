@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from radix.block_hash import BlockHasher, HashState, token_bytes
+from radix.block_hash import BlockHasher, token_bytes
 from radix.prefix_cache import Lease
 from workers.request import FinishReason, GenerationRequest
 
@@ -83,7 +83,7 @@ class Sequence:
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
         self._hasher = hasher
-        self._hash_state: HashState | None = None
+        self._hash_state = hasher.start(request.cache_salt)
         self._block_hashes: list[int] = []
 
     def fork(self, index: int) -> "Sequence":
