@@ -2,7 +2,7 @@
 
     python models/train_tiny.py --hours 1.25 --out models/tiny
 
-Needs a CPU, `torch`, `transformers` and the CPython whose sources it reads. The learning rate falls to zero over the
+Needs a CPU, raydix installed, and the CPython whose sources it reads. The learning rate falls to zero over the
 time given, so the schedule always completes; the model card (`models/tiny/README.md`) says what one run reached.
 """
 
@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from workers.weights.manifest import Making, write_manifest
 
 SEED = 1234
 VOCAB_SIZE = 4096
@@ -200,6 +202,7 @@ def main() -> None:
         "model_bits_per_byte": bits_per_byte(model, encode(tokenizer, held_out_texts), len(held_out)),
     }
     (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_manifest(args.out, Making("train", {"script": "models/train_tiny.py", "seed": SEED}))
     print(json.dumps(report, indent=2))
 
 

@@ -10,6 +10,7 @@ from bench.quality import CONFIGS, FLOAT, all_logits, bits_per_byte, held_out_te
 from tests.helpers import request_of, small_engine
 from workers.models.spec import read_model_spec
 from workers.tokenizer import Tokenizer
+from workers.weights.manifest import read_manifest, verify_manifest
 from workers.weights.model_dir import TINY_MODEL
 
 PROMPT = "import os\n\n\ndef walk(top, followlinks=False):\n    "
@@ -22,6 +23,11 @@ def test_it_is_small_grouped_and_long_enough() -> None:
     assert spec.max_model_len >= 2048
     assert 0 < spec.num_kv_heads < spec.num_heads
     assert Tokenizer(TINY_MODEL).vocab_size == spec.vocab_size
+
+
+def test_its_files_are_those_it_was_published_with() -> None:
+    assert read_manifest(TINY_MODEL) is not None
+    verify_manifest(TINY_MODEL)
 
 
 def test_its_card_reports_the_training_that_was_run() -> None:

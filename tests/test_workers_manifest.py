@@ -66,7 +66,7 @@ def test_one_flipped_bit_is_found_and_its_file_named(model: Path, bit: int) -> N
 
 def test_a_missing_file_is_named(model: Path) -> None:
     (model / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"config\.json is in manifest\.json, but cannot be read"):
+    with pytest.raises(ModelError, match=r"config\.json is missing, but manifest\.json has it"):
         verify_manifest(model)
 
 
@@ -77,8 +77,9 @@ def test_a_file_that_came_later_and_decides_tokens_is_refused(model: Path, name:
         verify_manifest(model)
 
 
-def test_a_note_beside_the_model_may_come_later(model: Path) -> None:
+def test_a_note_beside_the_model_may_come_later_or_change(model: Path) -> None:
     (model / "notes.txt").write_text("good")
+    (model / "README.md").write_text("a good model")
     verify_manifest(model)
 
 

@@ -25,7 +25,8 @@ from tests.helpers import (
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError
-from workers.weights.model_dir import model_digest, resolve_model_dir
+from workers.weights.model_digest import model_digest
+from workers.weights.model_dir import resolve_model_dir
 
 PLAIN = WeightConfig(quantization="none", dtype="float32")
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"

@@ -23,7 +23,7 @@ from workers.models.spec import ModelError, ModelSpec, read_model_spec
 from workers.weights.checkpoint import Checkpoint, check_tensors
 from workers.weights.footprint import check_fits
 from workers.weights.loader import WeightLoader
-from workers.weights.model_dir import model_digest
+from workers.weights.model_digest import model_digest
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ class BuiltEngine:
     layout_id: str
 
 
-def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", namespace: str = "") -> BuiltEngine:
+def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"") -> BuiltEngine:
     """Load a model and make an engine for it.
 
     Args:
         secret: the cluster's key for block hashes, at most 64 bytes.
-        namespace: what block hashes are chained from; `kv_namespace(...)` where empty.
 
     Raises:
         ModelError: the directory holds no model that can be served.
@@ -53,8 +52,8 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"", nam
     spec, checkpoint = check_model(model_dir)
     device = pick_device(config.weights.device)
     check_fits(spec, config.weights, device)
+    namespace = kv_namespace(model_dir, config.weights, config.cache.block_size)  # holds all files against a manifest
     weights = WeightLoader(checkpoint, spec, config.weights, device).load()
-    namespace = namespace or kv_namespace(model_dir, config.weights, config.cache.block_size)
     return assemble_engine(spec, weights, config, namespace, secret)
 
 
@@ -73,7 +72,7 @@ def check_model(model_dir: Path) -> tuple[ModelSpec, Checkpoint]:
 def assemble_engine(
     spec: ModelSpec, weights: DecoderWeights, config: EngineConfig, namespace: str, secret: bytes = b""
 ) -> BuiltEngine:
-    """Make an engine on the device that the weights lie on; the rest is as in `build_engine`.
+    """Make an engine on the device that the weights lie on. Block hashes are chained from `namespace`.
 
     Raises:
         ModelError: the weights leave no memory for a KV pool.
@@ -133,7 +132,7 @@ def make_kv_cache(spec: ModelSpec, config: EngineConfig, device: torch.device) -
 
 
 def kv_namespace(model_dir: Path, config: WeightConfig, block_size: int) -> str:
-    """Names everything that makes one worker's KV usable by another."""
+    """Names everything that makes one worker's KV usable by another. Raises ModelError as `model_digest` does."""
     return (
         f"{model_digest(model_dir)}/{config.quantization}/g{config.group_size}/{config.dtype}/{config.activations}"
         f"/{config.numerics}/b{block_size}"

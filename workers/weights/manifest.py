@@ -3,7 +3,6 @@
 A flipped bit in a weight is a number like any other; nothing but its digest tells.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.models.spec import ModelError
-from workers.weights.model_dir import FILES
+from workers.model_error import ModelError
+from workers.weights.model_dir import decides_tokens, model_files
+from workers.weights.model_file import find_file
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
@@ -47,7 +47,7 @@ class Manifest:
 def write_manifest(directory: Path, about: Making) -> None:
     """Put the digests of all files in the directory into its `manifest.json`, which appears whole or not at all."""
     names = sorted(path.name for path in directory.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
-    digests = {name: file_digest(directory / name) for name in names}
+    digests = {name: find_file(directory, name).sha256() for name in names}
     partial = directory / f"{MANIFEST_FILE}.partial"
     partial.write_text(json.dumps({"version": VERSION, "files": digests, **asdict(about)}, indent=2) + "\n", "utf-8")
     os.replace(partial, directory / MANIFEST_FILE)
@@ -55,48 +55,49 @@ def write_manifest(directory: Path, about: Making) -> None:
 
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a model directory, None where there is none. Raises ModelError where it cannot be read."""
-    path = directory / MANIFEST_FILE
-    if not path.exists():
+    if not (directory / MANIFEST_FILE).exists():
         return None
+    file = find_file(directory, MANIFEST_FILE)
+    data = file.read_json()
     try:
-        return parse(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return parse(json.loads(data))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{path} is no manifest that raydix writes: {problem}. Fetch the model again") from error
+        raise ModelError(f"{file.path} is no manifest that raydix writes: {problem}. Fetch the model again") from error
 
 
 def verify_manifest(directory: Path) -> None:
-    """Hold the files against the directory's manifest; where it has none, as most checkpoints, there is nothing to do.
+    """Hold the files that decide tokens against the directory's manifest. Most checkpoints have none.
 
     Raises:
         ModelError: a file is missing or is not what was written, or one that decides tokens is not in the manifest.
     """
+    verified_digests(directory)
+
+
+def verified_digests(directory: Path) -> dict[str, str]:
+    """SHA-256 in hex of each file that decides tokens but the manifest, by name. Raises as `verify_manifest`."""
     manifest = read_manifest(directory)
+    files = {file.path.name: file for file in model_files(directory) if file.path.name != MANIFEST_FILE}
     if manifest is None:
-        return
-    for name, digest in manifest.files.items():
-        check_file(directory / name, digest)
-    for path in sorted(path for pattern in FILES for path in directory.glob(pattern)):
-        if path.name not in manifest.files and path.name != MANIFEST_FILE:
-            raise ModelError(f"{path} is not in {MANIFEST_FILE}: it came later; remove it, or remove {MANIFEST_FILE}")
+        return {name: file.sha256() for name, file in files.items()}
+    listed = {name for name in manifest.files if decides_tokens(name)}  # a model's card may change
+    for name in sorted(files.keys() - listed):
+        raise ModelError(f"{directory / name} is not in {MANIFEST_FILE}: it came later; remove it, or {MANIFEST_FILE}")
+    for name in sorted(listed - files.keys()):
+        raise ModelError(f"{directory / name} is missing, but {MANIFEST_FILE} has it. Fetch it again")
+    digests = {name: file.sha256() for name, file in files.items()}
+    for name, digest in digests.items():
+        check_digest(directory / name, digest, manifest.files[name])
+    return digests
 
 
-def check_file(path: Path, digest: str) -> None:
-    """Raise ModelError unless the file has this SHA-256."""
-    try:
-        actual = file_digest(path)
-    except OSError as error:
-        raise ModelError(f"{path} is in {MANIFEST_FILE}, but cannot be read: {error}. Fetch it again") from error
-    if actual != digest:
+def check_digest(path: Path, actual: str, wanted: str) -> None:
+    """Raise ModelError unless a file has the SHA-256 that it was written with."""
+    if actual != wanted:
         raise ModelError(
-            f"{path} is damaged or was changed: its SHA-256 is {actual}, {MANIFEST_FILE} has {digest}. Fetch it again"
+            f"{path} is damaged or was changed: its SHA-256 is {actual}, {MANIFEST_FILE} has {wanted}. Fetch it again"
         )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's contents, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse(content: Any) -> Manifest:

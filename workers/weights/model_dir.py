@@ -1,6 +1,7 @@
 """Finding a model: a directory as it is, or a Hub id that Hugging Face's own client downloads."""
 
-import hashlib
+import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 from workers.model_error import ModelError, one_line
@@ -27,16 +28,11 @@ def resolve_model_dir(model: str) -> Path:
         raise ModelError(f"{model} cannot be downloaded: {one_line(error)}") from error
 
 
-def model_digest(model_dir: Path) -> str:
-    """SHA-256 over names and contents of all files that decide the model's tokens."""
-    digest = hashlib.sha256()
-    for file in model_files(model_dir):
-        digest.update(f"{file.path.name} {file.sha256()}\n".encode())
-    return digest.hexdigest()
+def decides_tokens(name: str) -> bool:
+    """Whether a file of this name has a say in the model's tokens."""
+    return any(fnmatch(name, pattern) for pattern in FILES)
 
 
 def model_files(model_dir: Path) -> list[ModelFile]:
-    """All files that decide the model's tokens, by name. Raises ModelError where one is none, or not of this place."""
-    return [
-        find_file(model_dir, name) for name in sorted({p.name for pattern in FILES for p in model_dir.glob(pattern)})
-    ]
+    """All files that decide tokens, by name. Raises ModelError where one is no plain file, or not of this directory."""
+    return [find_file(model_dir, name) for name in sorted(os.listdir(model_dir)) if decides_tokens(name)]
