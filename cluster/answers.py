@@ -4,14 +4,37 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cluster.text_delta import NOTHING, TextDelta
 from cluster.token_logprobs import Json, chat_logprobs, text_logprobs
 from cluster.tools.tool_call import ToolCall
 from workers.request import FinishReason
 
-__all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "model_card", "usage"]
+__all__ = ["Answer", "ChatAnswer", "Json", "TextAnswer", "Usage", "model_card"]
+
+
+class Usage(NamedTuple):
+    """Tokens of an answer.
+
+    Attributes:
+        num_cached: of the prompt, whose KV was not computed again.
+        num_written: of the prompt, whose KV a cache keeps now and did not before.
+    """
+
+    num_prompt: int
+    num_completion: int
+    num_cached: int
+    num_written: int
+
+    def as_json(self) -> Json:
+        """The usage object."""
+        return {
+            "prompt_tokens": self.num_prompt,
+            "completion_tokens": self.num_completion,
+            "total_tokens": self.num_prompt + self.num_completion,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached, "cache_write_tokens": self.num_written},
+        }
 
 
 class Answer(Protocol):
@@ -19,7 +42,7 @@ class Answer(Protocol):
 
     id: str
 
-    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+    def whole(self, choices: Sequence[TextDelta], used: Usage) -> Json:
         """All of it at once, the choices in order."""
 
     def opening(self, num_choices: int) -> list[Json]:
@@ -28,21 +51,26 @@ class Answer(Protocol):
     def chunk(self, index: int, piece: TextDelta) -> Json:
         """One piece of a stream, of one of the choices."""
 
-    def usage_chunk(self, used: Json) -> Json:
+    def usage_chunk(self, used: Usage) -> Json:
         """The last piece of a stream that reports usage."""
 
 
 class TextAnswer:
-    """The answer to /v1/completions."""
+    """The answer to /v1/completions.
 
-    def __init__(self, model: str) -> None:
+    Args:
+        echoed: what each choice's text begins with, where the prompt is to be part of it.
+    """
+
+    def __init__(self, model: str, echoed: Sequence[str] = ()) -> None:
+        self._echoed = dict(enumerate(echoed))
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self._head = head(self.id, "text_completion", model)
         self._offsets: Counter[int] = Counter()  # characters of a choice's tokens before
 
-    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+    def whole(self, choices: Sequence[TextDelta], used: Usage) -> Json:
         """All of it at once, the choices in order."""
-        return self._head | {"choices": [self._choice(*one) for one in enumerate(choices)], "usage": used}
+        return self._head | {"choices": [self._choice(*one) for one in enumerate(choices)], "usage": used.as_json()}
 
     def opening(self, num_choices: int) -> list[Json]:
         """Chunks before the first text: none."""
@@ -52,15 +80,16 @@ class TextAnswer:
         """One piece of a stream, of one of the choices."""
         return self._head | {"choices": [self._choice(index, piece)], "usage": None}
 
-    def usage_chunk(self, used: Json) -> Json:
+    def usage_chunk(self, used: Usage) -> Json:
         """The last piece of a stream that reports usage."""
-        return self._head | {"choices": [], "usage": used}
+        return self._head | {"choices": [], "usage": used.as_json()}
 
     def _choice(self, index: int, piece: TextDelta) -> Json:
         tokens = piece.tokens
         logprobs = None if tokens is None else text_logprobs(tokens, self._offsets[index])
         self._offsets[index] += sum(len(token.drawn.text) for token in tokens or ())
-        return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        text = self._echoed.pop(index, "") + piece.text
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 class ChatAnswer:
@@ -72,10 +101,10 @@ class ChatAnswer:
         self._chunk_head = head(self.id, "chat.completion.chunk", model)
         self._num_calls: Counter[int] = Counter()  # of tools, in a choice so far
 
-    def whole(self, choices: Sequence[TextDelta], used: Json) -> Json:
+    def whole(self, choices: Sequence[TextDelta], used: Usage) -> Json:
         """All of it at once, the choices in order."""
         listed = [choice(index, one, "message", message(one), bool(one.calls)) for index, one in enumerate(choices)]
-        return self._whole_head | {"choices": listed, "usage": used}
+        return self._whole_head | {"choices": listed, "usage": used.as_json()}
 
     def opening(self, num_choices: int) -> list[Json]:
         """The chunks that name the role."""
@@ -90,9 +119,9 @@ class ChatAnswer:
             index, piece, ({"content": piece.text} if piece.text else {}) | ({"tool_calls": listed} if listed else {})
         )
 
-    def usage_chunk(self, used: Json) -> Json:
+    def usage_chunk(self, used: Usage) -> Json:
         """The last piece of a stream that reports usage."""
-        return self._chunk_head | {"choices": [], "usage": used}
+        return self._chunk_head | {"choices": [], "usage": used.as_json()}
 
     def _chunk(self, index: int, piece: TextDelta, delta: Json) -> Json:
         listed = choice(index, piece, "delta", delta, self._num_calls[index] > 0)
@@ -123,16 +152,6 @@ def choice(index: int, piece: TextDelta, name: str, content: Json, has_calls: bo
 def head(answer_id: str, kind: str, model: str) -> Json:
     """What every object of an answer begins with."""
     return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
-
-
-def usage(num_prompt: int, num_completion: int, num_cached: int) -> Json:
-    """The usage object; cached tokens are prompt tokens whose KV was not computed again."""
-    return {
-        "prompt_tokens": num_prompt,
-        "completion_tokens": num_completion,
-        "total_tokens": num_prompt + num_completion,
-        "prompt_tokens_details": {"cached_tokens": num_cached},
-    }
 
 
 def model_card(name: str, created: int, max_model_len: int) -> Json:

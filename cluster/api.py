@@ -1,19 +1,23 @@
 """The HTTP routes: which path is which method of the front door."""
 
+from importlib import metadata
+
 from fastapi import FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from cluster.admission import Admission, AdmissionMiddleware
 from cluster.answers import Json
 from cluster.auth import AuthMiddleware
-from cluster.errors import install_handlers
+from cluster.errors import ApiError, install_handlers
 from cluster.frontend import Frontend
 from cluster.key_file import KeyFile
 from cluster.protocol import ChatBody, CompletionBody
 from cluster.request_body import body_of, naming_ignored, read_body
 from cluster.strict_json import parse_json
+from cluster.tokenize_bodies import DetokenizeBody, TokenizeBody
 from cluster.validation import validated
 
+METRICS_POINTER = "# Ray exports the whole cluster's metrics, at the address that its start prints: docs/metrics.md\n"
 SESSION_HEADER = "x-session-id"
 
 
@@ -27,10 +31,6 @@ def build_api(
     if keys is not None:
         api.add_middleware(AuthMiddleware, owner_of=keys.owner_of)
     install_handlers(api)
-
-    @api.get("/healthz")
-    async def healthz() -> Response:
-        return Response(status_code=200)
 
     @api.get("/v1/models")
     async def models() -> Json:
@@ -50,9 +50,40 @@ def build_api(
         body = await body_of(request, ChatBody)
         return naming_ignored(await frontend.chat_completions(body, request.headers.get(SESSION_HEADER)), body)
 
+    @api.post("/tokenize")
+    async def tokenize(request: Request) -> Json:
+        return await frontend.tokenize(await body_of(request, TokenizeBody))
+
+    @api.post("/detokenize")
+    async def detokenize(request: Request) -> Json:
+        return frontend.detokenize(await body_of(request, DetokenizeBody))
+
+    add_probes(api, frontend)
     if debug_route:
         add_debug_route(api, frontend)
     return api
+
+
+def add_probes(api: FastAPI, frontend: Frontend) -> None:
+    """What load balancers, operators and Prometheus ask."""
+
+    @api.get("/healthz")
+    async def healthz() -> Response:
+        return Response(status_code=200)
+
+    @api.get("/readyz")
+    async def readyz() -> Response:
+        if not await frontend.is_ready():
+            raise ApiError(503, "a pool has no replica yet", code="overloaded")
+        return Response(status_code=200)
+
+    @api.get("/version")
+    async def version() -> Json:
+        return {"version": metadata.version("raydix")}
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(METRICS_POINTER)
 
 
 def add_debug_route(api: FastAPI, frontend: Frontend) -> None:

@@ -10,7 +10,7 @@ from ray.serve.config import RequestRouterConfig
 from cluster.autoscaling import autoscaling_config
 from cluster.config import ClusterConfig, LabelSelector, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
-from cluster.frontend import FrontendSettings
+from cluster.frontend_settings import FrontendSettings
 from cluster.ingress import IngressReplica
 from cluster.placement import Placement, cluster_gpus, place
 from cluster.request_router import RadixRequestRouter
@@ -52,7 +52,7 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
     places = {name: place(config, pool, gpus) for name, pool in config.pools.by_name.items()}
     pools = {name: bind_pool(name, at, routing, settings, config.pools.drain_timeout_s) for name, at in places.items()}
     longest = min(max_sequence_len(spec, at.engine) for at in places.values())
-    limits = config.http.request_timeout_s, config.pools.local_prefill_tokens
+    limits = config.http.request_timeout_s, config.pools.local_prefill_tokens, engine.cache.enable_prefix_caching
     sizes = longest, spec.vocab_size, block_size
     front = FrontendSettings(config.model, config.model_name, *sizes, namespace, secret, token, *limits)
     return bind_ingress(config, front, pools)

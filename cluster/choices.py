@@ -4,13 +4,14 @@ import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from cluster.answers import Json, usage
+from cluster.answers import Usage
 from cluster.completion import Completion
 from cluster.journey import Journey
 from cluster.text_delta import TextDelta
 
+Item = TypeVar("Item")
 MAX_WAITING = 64  # pieces that a slow client has not read: beyond these the workers' streams wait
 
 
@@ -48,22 +49,29 @@ class Choices:
                 return
             async with aclosing(interleaved(streams)) as pieces:
                 async for piece in pieces:
-                    yield piece
+                    yield ChoiceDelta(*piece)
 
-    def usage(self) -> Json:
-        """The usage object: the prompt counts once."""
-        tokens = sum(one.num_tokens for one in self._completions)
+    def usage(self, block_size: int) -> Usage:
+        """The prompt counts once. `block_size` is that of the cache that prompts are written to, 0 where there is
+        none."""
         first = self._completions[0]
-        return usage(first.num_prompt_tokens, tokens, first.num_cached_tokens)
+        cacheable = len(first.request.block_hashes) * block_size
+        return Usage(
+            first.num_prompt_tokens,
+            sum(one.num_tokens for one in self._completions),
+            first.num_cached_tokens,
+            max(cacheable - first.num_cached_tokens, 0),
+        )
 
 
-async def interleaved(streams: Sequence[AsyncGenerator[TextDelta]]) -> AsyncGenerator[ChoiceDelta]:
-    """What all streams bring, in the order in which it comes. Raises the first error of any.
+async def interleaved(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
+    """What all streams bring, each with the number of its stream, in the order in which it comes. Raises the first
+    error of any.
 
     Each is read in a context of its own: Serve tells the calls of one HTTP request apart by nothing, and where two wait
     for a replica at once it gives one of them both.
     """
-    arrived: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue(MAX_WAITING)
+    arrived: asyncio.Queue[tuple[int, Item] | Exception | None] = asyncio.Queue(MAX_WAITING)
     tasks = [
         asyncio.create_task(pump(index, stream, arrived), context=contextvars.Context())
         for index, stream in enumerate(streams)
@@ -85,13 +93,13 @@ async def interleaved(streams: Sequence[AsyncGenerator[TextDelta]]) -> AsyncGene
 
 
 async def pump(
-    index: int, stream: AsyncGenerator[TextDelta], arrived: "asyncio.Queue[ChoiceDelta | Exception | None]"
+    index: int, stream: AsyncGenerator[Item], arrived: "asyncio.Queue[tuple[int, Item] | Exception | None]"
 ) -> None:
     """Pass on what a stream brings; its error or None comes last."""
     try:
         async with aclosing(stream):
-            async for delta in stream:
-                await arrived.put(ChoiceDelta(index, delta))
+            async for item in stream:
+                await arrived.put((index, item))
         await arrived.put(None)
     except Exception as error:
         await arrived.put(error)

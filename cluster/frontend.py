@@ -1,29 +1,32 @@
 """The front door: OpenAI requests in, tokens to the pools, text back. Knows nothing of Serve's replicas."""
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, model_card
-from cluster.choices import ChoiceDelta, Choices
+from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, Usage, model_card
+from cluster.batch import Batch
+from cluster.best_of import likeliest
+from cluster.choices import ChoiceDelta
 from cluster.completion import Completion
 from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
 from cluster.failures import RequestFailures
+from cluster.frontend_settings import FrontendSettings
 from cluster.journey import Journey, Workers
-from cluster.messages import conversation
 from cluster.metric_sink import Sink
-from cluster.protocol import ChatBody, CompletionBody, GenerationBody
+from cluster.protocol import ChatBody, CompletionBody
+from cluster.request_builder import RequestBuilder
 from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion
 from cluster.text_delta import TextDelta, joined
-from cluster.tools.offer import ToolOffer, offer_of
-from radix.block_hash import BlockHasher, token_bytes
+from cluster.tokenize_bodies import DetokenizeBody, TokenizeBody
 from router.request import RoutingRequest
 from workers.request import GenerationRequest
 from workers.tokenizer import Tokenizer
@@ -31,34 +34,7 @@ from workers.tokenizer import Tokenizer
 logger = logging.getLogger("ray.serve")
 
 DRY_RUN = "dry-run"
-DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for /v1/completions
-
-
-@dataclass(frozen=True)
-class FrontendSettings:
-    """What the front door knows of the model.
-
-    Attributes:
-        model: directory or Hub id, for its tokenizer.
-        model_name: what clients call it.
-        max_model_len: tokens that prompt and completion may have together.
-        namespace: of the workers' KV (`workers.engine.build.kv_namespace`).
-        secret: the cluster's key for block hashes.
-        token: admits to the workers' own ports.
-        request_timeout_s: from a request's arrival to its last token.
-        local_prefill_tokens: what a decode worker computes of a prompt itself, at most.
-    """
-
-    model: str
-    model_name: str
-    max_model_len: int
-    vocab_size: int
-    block_size: int
-    namespace: str
-    secret: bytes = field(repr=False)
-    token: str = field(repr=False)
-    request_timeout_s: float
-    local_prefill_tokens: int
+READY_TIMEOUT_S = 1.0
 
 
 class Pools(Workers, Protocol):
@@ -77,7 +53,7 @@ class Frontend:
         self._pools = pools
         self._sink = sink
         self._failures = RequestFailures()
-        self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
+        self._builder = RequestBuilder(settings, tokenizer)
         self._created = int(time.time())
 
     @property
@@ -99,20 +75,36 @@ class Frontend:
 
     def model(self, name: str) -> Json:
         """One model by name."""
-        self._check_model(name)
+        self._builder.check_model(name)
         return model_card(name, self._created, self._settings.max_model_len)
 
     async def completions(self, body: CompletionBody, session: str | None = None) -> Response:
         """Complete a prompt. `session` is what the client calls its conversation outside the body."""
-        return await self._answer(TextAnswer(body.model), body, session)
+        echoed = body.prompts if body.echo else []
+        texts = [self._builder.text_of(prompt) for prompt in echoed for _ in range(body.num_choices)]
+        return await self._answer(TextAnswer(body.model, texts), body, session)
 
     async def chat_completions(self, body: ChatBody, session: str | None = None) -> Response:
         """Continue a conversation, by default up to the end of the context."""
         return await self._answer(ChatAnswer(body.model), body, session)
 
+    async def tokenize(self, body: TokenizeBody) -> Json:
+        """The tokens that a prompt or a conversation comes to."""
+        tokens = await self._builder.tokens_for(body)
+        strings = self._tokenizer.token_strings(tokens) if body.return_token_strs else None
+        count, longest = len(tokens), self._settings.max_model_len
+        return {"count": count, "max_model_len": longest, "tokens": tokens, "token_strs": strings}
+
+    def detokenize(self, body: DetokenizeBody) -> Json:
+        """The text that tokens spell."""
+        if body.model is not None:
+            self._builder.check_model(body.model)
+        self._builder.check_tokens(body.tokens, "tokens")
+        return {"prompt": self._tokenizer.decode(body.tokens)}
+
     async def dry_run(self, body: ChatBody | CompletionBody, session: str | None = None) -> Json:
         """How the request would be routed now. Nothing is sent, charged or remembered."""
-        request = self._request_for(body, DRY_RUN, session)
+        request, *_ = await self._builder.build(body, DRY_RUN, session)
         routed = RoutingRequest(DRY_RUN, request.block_hashes, len(request.prompt_token_ids), request.session)
         return await self._ask(lambda: RouteQuestion(routed))
 
@@ -124,94 +116,68 @@ class Frontend:
             raise ApiError(404, message, param="request_id", code="not_found")
         return routed
 
+    async def is_ready(self) -> bool:
+        """Whether every pool has a replica."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await self._pools.ask_all(RouteQuestion)
+        except TimeoutError:
+            return False
+        return True
+
     async def _ask(self, make_question: Callable[[], RouteQuestion]) -> Json:
         try:
             return await self._pools.ask_all(make_question)
         except TimeoutError as error:
             raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
 
-    def _request_for(self, body: ChatBody | CompletionBody, request_id: str, session: str | None) -> GenerationRequest:
-        """The engine's request. Without a limit of its own a completion gets the API's, a chat all of the context."""
-        self._check_model(body.model)
-        if isinstance(body, ChatBody):
-            offer = self._offer(body)
-            tokens = self._tokenizer.encode_chat(conversation(body.messages), offer.tools if offer else None)
-            room = self._settings.max_model_len - len(tokens)
-            max_tokens = body.max_completion_tokens or body.max_tokens or max(room, 1)
-        else:
-            tokens = self._tokenizer.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-            max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        return self._request(body, tokens, max_tokens, request_id, session or body.session)
-
-    def _offer(self, body: ChatBody) -> ToolOffer | None:
-        if not body.offered_tools:
-            return None
-        return offer_of(body.offered_tools, body.parallel_tool_calls is not False, self._tokenizer.tool_template)
-
-    def _check_model(self, name: str) -> None:
-        if name != self._settings.model_name:
-            message = f"the model {name!r} does not exist; this cluster serves {self._settings.model_name!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
-
-    def _request(
-        self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, session: str | None
-    ) -> GenerationRequest:
-        """Check the sizes and make the engine's request, its prompt hashed for the routers."""
-        longest = self._settings.max_model_len
-        if len(tokens) + max_tokens > longest:
-            message = (
-                f"this model's context is {longest} tokens; the prompt has {len(tokens)} and max_tokens asks for "
-                f"{max_tokens} more. Shorten the prompt or lower max_tokens"
-            )
-            raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
-        if max(tokens) >= self._settings.vocab_size:
-            message = f"token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
-            raise ApiError(400, message, param="prompt", code="invalid_value")
-        hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
-        return GenerationRequest(
-            request_id,
-            tuple(tokens),
-            body.sampling(max_tokens),
-            tuple(hashes),
-            session,
-            timeout_s=self._settings.request_timeout_s,
-        )
-
     async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, session: str | None) -> Response:
-        timers = [RequestTimer(self._sink) for _ in range(body.num_choices)]
-        request = self._request_for(body, answer.id, session)
-        offer = self._offer(body) if isinstance(body, ChatBody) else None
-        completions = [
-            Completion(one, self._tokenizer, body.stop_strings, timer, offer.text() if offer else None)
-            for one, timer in zip(repeated(request, body.num_choices), timers, strict=True)
-        ]
-        choices = Choices(completions, lambda one: Journey(one.request, self._pools, self._failures))
-        pieces = choices.deltas()
+        timers = [RequestTimer(self._sink) for _ in range(body.num_prompts * body.num_drawn)]
+        batch = self._batch(await self._builder.build(body, answer.id, session), body, timers)
+        pieces = batch.deltas()
         try:
             first = await anext(pieces)  # an error before the first text still gets its own HTTP status
             if not body.stream:
-                return JSONResponse(answer.whole(await collected(first, pieces, body.num_choices), choices.usage()))
+                drawn = await collected(first, pieces, len(timers))
+                return JSONResponse(answer.whole(likeliest(drawn, body), self._usage(batch)))
         except Exception as error:
             raise self._logged(error, answer.id) from error
-        return EventStreamResponse(self._events(answer, choices, first, pieces, body.include_usage), pieces)
+        return EventStreamResponse(self._events(answer, batch, first, pieces, body.include_usage), pieces)
+
+    def _batch(
+        self, requests: Sequence[GenerationRequest], body: ChatBody | CompletionBody, timers: Sequence[RequestTimer]
+    ) -> Batch:
+        unused = iter(timers)
+        offer = self._builder.offer(body)
+        prompts = [
+            [
+                Completion(one, self._tokenizer, body.stop_strings, next(unused), offer.text() if offer else None)
+                for one in repeated(request, body.num_drawn)
+            ]
+            for request in requests
+        ]
+        return Batch(prompts, lambda one: Journey(one.request, self._pools, self._failures))
+
+    def _usage(self, batch: Batch) -> Usage:
+        return batch.usage(self._settings.block_size if self._settings.keeps_prefixes else 0)
 
     async def _events(
         self,
         answer: Answer,
-        choices: Choices,
+        batch: Batch,
         first: ChoiceDelta,
         pieces: AsyncGenerator[ChoiceDelta],
         include_usage: bool,
     ) -> AsyncGenerator[str]:
         """Server-sent events; an error after the first byte is an event of its own, and no [DONE] follows it."""
         try:
-            for chunk in answer.opening(choices.num_choices):
+            for chunk in answer.opening(batch.num_choices):
                 yield sse(chunk)
             yield sse(answer.chunk(*first))
             async for piece in pieces:
                 yield sse(answer.chunk(*piece))
             if include_usage:
-                yield sse(answer.usage_chunk(choices.usage()))
+                yield sse(answer.usage_chunk(self._usage(batch)))
             yield DONE
         except Exception as error:
             yield sse(self._logged(error, answer.id).body())

@@ -10,7 +10,8 @@ from ray.serve.handle import DeploymentHandle
 from cluster.admission import Admission
 from cluster.api import build_api
 from cluster.config import IngressSection, PoolName
-from cluster.frontend import Frontend, FrontendSettings
+from cluster.frontend import Frontend
+from cluster.frontend_settings import FrontendSettings
 from cluster.key_file import KeyFile
 from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
 from cluster.metric_sink import Totals

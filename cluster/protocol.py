@@ -2,7 +2,8 @@
 honoured are refused by name (`cluster/unsupported.py`)."""
 
 import uuid
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ModelWrapValidatorHandler, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +17,15 @@ from workers.validation import MAX_INT
 
 MAX_MESSAGES = 2048
 MAX_STOP_CHARACTERS = 1024
+MAX_BEST_OF = 20
+
+
+def prompt_kind(value: Any) -> str:
+    """Which of four types a prompt is meant to have."""
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else None
+    return "texts" if isinstance(first, str) else "token lists" if isinstance(first, list) else "tokens"
 
 
 SessionName = Annotated[str, Field(max_length=512)]
@@ -29,7 +39,13 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Count = Annotated[int | None, Field(ge=1, le=MAX_INT)]
 Text = Annotated[str, Field(min_length=1)]
-Prompt = Annotated[Annotated[Text, Tag("one")] | Annotated[TokenIds, Tag("several")], Discriminator(list_or_one)]
+Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[Annotated[list[Text], Field(max_length=MAX_COMPLETIONS)], Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[Annotated[list[TokenIds], Field(max_length=MAX_COMPLETIONS)], Tag("token lists")],
+    Discriminator(prompt_kind),
+]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -110,6 +126,16 @@ class GenerationBody(BaseModel):
         return self.n or 1
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts to complete."""
+        return 1
+
+    @property
+    def num_drawn(self) -> int:
+        """Completions to draw for a prompt, of which the likeliest are returned."""
+        return self.num_choices
+
+    @property
     def num_logprobs(self) -> int | None:
         """How many of the likeliest tokens to report in the place of each; None for no log-probabilities at all."""
         return None
@@ -127,6 +153,7 @@ class GenerationBody(BaseModel):
     def sampling(self, max_tokens: int) -> SamplingParams:
         """How to draw; without a seed, one that no other request has. Raises RequestError where values do not fit each
         other."""
+        chosen = self.num_drawn > self.num_choices  # by their log-probabilities
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -141,16 +168,48 @@ class GenerationBody(BaseModel):
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             stop_token_ids=self.stop_token_ids or (),
             min_tokens=self.min_tokens or 0,
-            logprobs=self.num_logprobs,
+            logprobs=0 if chosen and self.num_logprobs is None else self.num_logprobs,
         )
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions. A prompt is text or token ids; lists of prompts are not implemented."""
+    """POST /v1/completions. A prompt is text or token ids, or a list of either."""
 
     unsupported: ClassVar[Unsupported] = EVERYWHERE | COMPLETION_ONLY
     prompt: Prompt
     logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
+    echo: bool | None = None
+    best_of: Annotated[int | None, Field(ge=1, le=MAX_BEST_OF)] = None
+
+    @model_validator(mode="after")
+    def check_choices(self) -> Self:
+        """What is drawn, and what is returned of it."""
+        if self.best_of is not None and self.best_of < self.num_choices:
+            raise field_error("best_of", f"it must be at least n, which is {self.n}")
+        if self.stream and self.num_drawn > self.num_choices:
+            raise field_error("best_of", "it cannot be streamed: which are the best is known at the end")
+        if self.echo and self.logprobs is not None:
+            raise field_error("echo", "it cannot be had with logprobs: those of the prompt are not computed")
+        if len(self.prompts) * self.num_drawn > MAX_COMPLETIONS:
+            message = f"{len(self.prompts)} prompts and {self.num_drawn} completions of each are more than"
+            raise field_error("prompt", f"{message} {MAX_COMPLETIONS}; send fewer at a time")
+        return self
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """One or several."""
+        several = isinstance(self.prompt, list) and isinstance(self.prompt[0], str | list)
+        return cast(list[str | list[int]], self.prompt if several else [self.prompt])
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts to complete."""
+        return len(self.prompts)
+
+    @property
+    def num_drawn(self) -> int:
+        """Completions to draw for a prompt, of which the likeliest are returned."""
+        return self.best_of or self.num_choices
 
     @property
     def num_logprobs(self) -> int | None:

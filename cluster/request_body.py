@@ -4,6 +4,7 @@ import re
 from typing import TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from cluster.errors import ApiError
@@ -11,7 +12,7 @@ from cluster.protocol import GenerationBody
 from cluster.strict_json import parse_json
 from cluster.validation import validated
 
-Body = TypeVar("Body", bound=GenerationBody)
+Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY_BYTES = 16 * 2**20
 IGNORED_HEADER = "x-raydix-ignored-parameters"
 SHOWN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")

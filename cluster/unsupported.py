@@ -14,7 +14,7 @@ EVERYWHERE: Unsupported = {
     "service_tier": (None, "auto", "default"),
     "structured_outputs": (None,),
 }
-COMPLETION_ONLY: Unsupported = {"best_of": (None, 1), "echo": (None, False), "suffix": (None, "")}
+COMPLETION_ONLY: Unsupported = {"suffix": (None, "")}
 CHAT_ONLY: Unsupported = {
     "audio": (None,),
     "chat_template": (None,),

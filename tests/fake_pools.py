@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from cluster.answers import Json
-from cluster.frontend import FrontendSettings
+from cluster.frontend_settings import FrontendSettings
 from cluster.route_question import RouteQuestion
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestOutput
@@ -44,6 +44,7 @@ class FakePools:
         self.gate = asyncio.Event()
         self.gate.set()
         self.known: Json = {"worker": "a"}
+        self.is_empty = False
         self.asked: list[RouteQuestion] = []
 
     async def prefill(self, request: GenerationRequest) -> AsyncGenerator[Beat | Prefilled]:
@@ -66,6 +67,8 @@ class FakePools:
         raise AssertionError("without a sign of life nobody knows where")
 
     async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
+        if self.is_empty:
+            raise TimeoutError
         self.asked.append(make_question())
         return {"prefill": self.known, "decode": {}}
 

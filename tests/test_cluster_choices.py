@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
+from cluster.answers import Usage
 from cluster.choices import Choices, interleaved
 from cluster.completion import Completion
 from cluster.failures import RequestFailures
@@ -36,15 +37,15 @@ def choices_of(tokenizer: Tokenizer, workers: ScriptedWorkers, count: int) -> Ch
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_each_choice_is_whole_and_the_prompt_counts_once(tokenizer: Tokenizer, count: int) -> None:
-    async def run() -> tuple[list[TextDelta], dict[str, object]]:
+    async def run() -> tuple[list[TextDelta], Usage]:
         choices = choices_of(tokenizer, ScriptedWorkers(), count)
         pieces = choices.deltas()
-        return await collected(await anext(pieces), pieces, count), choices.usage()
+        return await collected(await anext(pieces), pieces, count), choices.usage(2)
 
     whole, used = asyncio.run(run())
     text = tokenizer.decode(list(TOKENS))
     assert [(one.text, one.finish_reason) for one in whole] == [(text, "length")] * count
-    assert (used["prompt_tokens"], used["completion_tokens"]) == (3, count * len(TOKENS))
+    assert used[:2] == (3, count * len(TOKENS))
 
 
 def test_the_choices_are_requests_of_their_own_with_seeds_of_their_own() -> None:
@@ -105,7 +106,7 @@ def test_each_choice_has_a_context_of_its_own() -> None:
     async def run() -> None:
         CALL.set("the request's")
         async with aclosing(interleaved([pieces(), pieces()])) as given:
-            assert [one.choice async for one in given] == [0, 1]
+            assert [index async for index, _ in given] == [0, 1]
 
     asyncio.run(run())
     assert seen == ["", ""]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.answers import ChatAnswer, TextAnswer
+from cluster.answers import ChatAnswer, TextAnswer, Usage
 from cluster.text_delta import TextDelta
 from cluster.token_logprobs import DrawnToken, LikelyToken, chat_logprobs, drawn_tokens, text_logprobs
 from workers.request import FinishReason, RequestOutput, TokenLogprobs
@@ -68,4 +68,4 @@ def test_offsets_go_on_from_chunk_to_chunk_of_each_choice() -> None:
 def test_nothing_is_said_where_nothing_was_asked(answer: TextAnswer | ChatAnswer) -> None:
     assert answer.chunk(0, TextDelta("x", None))["choices"][0]["logprobs"] is None
     asked = [TextDelta("x", "stop"), TextDelta("x", "stop", tuple(TOKENS))]
-    assert [choice["logprobs"] is None for choice in answer.whole(asked, {})["choices"]] == [True, False]
+    assert [choice["logprobs"] is None for choice in answer.whole(asked, Usage(1, 2, 0, 0))["choices"]] == [True, False]

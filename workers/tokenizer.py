@@ -1,6 +1,7 @@
 """Text to tokens and back, chat templates included: Hugging Face's tokenizers, and a detokeniser for streams."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,37 @@ class Tokenizer:
         self._control = ControlTokens(self._tokenizer.backend_tokenizer, self._control_tokens())
         added = self._tokenizer.added_tokens_decoder.items()
         self._silent = {token for token, text in added if text.special and text.content not in TOOL_CALL_MARKERS}
+        # One for plain text, whose special tokens are letters, so that no call changes what another one sees: long
+        # texts are tokenised in threads.
+        self._plain: Any = deepcopy(self._tokenizer.backend_tokenizer)
+        self._plain.encode_special_tokens = True
+        self._longest_token = max(map(len, self._plain.get_vocab()))
+
+    @property
+    def longest_token(self) -> int:
+        """Characters that one token stands for at most."""
+        return self._longest_token
 
     @property
     def vocab_size(self) -> int:
         """Tokens, special ones included."""
         return len(self._tokenizer)
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a plain prompt, after the model's begin-of-text token where it has one.
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as the vocabulary spells it."""
+        strings: list[str] = self._tokenizer.convert_ids_to_tokens(list(token_ids))
+        return strings
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The tokens of a plain prompt; with `special`, after the model's begin-of-text token where it has one.
 
         Text that spells a special token is encoded as the letters it is made of. Raises RequestError for text that is
         not Unicode.
         """
         check_text(text)
         bos = self._tokenizer.bos_token_id
-        tokens: list[int] = self._tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return tokens if bos is None else [bos, *tokens]
+        tokens: list[int] = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids  # without the GIL
+        return tokens if bos is None or not special else [bos, *tokens]
 
     @property
     def tool_template(self) -> str:

@@ -1,0 +1,150 @@
+"""From a checked body to the engine's requests: what only the model can tell about it, tokens, hashes."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cluster.errors import ApiError
+from cluster.frontend_settings import FrontendSettings
+from cluster.messages import ChatMessage, conversation
+from cluster.protocol import ChatBody, CompletionBody, GenerationBody
+from cluster.tokenize_bodies import TokenizeBody
+from cluster.tools.offer import ToolOffer, offer_of
+from radix.block_hash import BlockHasher, token_bytes
+from workers.control_tokens import strings_in
+from workers.request import GenerationRequest
+from workers.tokenizer import Tokenizer
+
+DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for /v1/completions
+LONG_TEXT = 8192  # characters, above which the event loop does not wait for the tokens: some 5 ms
+
+
+class RequestBuilder:
+    """Makes requests of bodies. Raises ApiError where the model cannot do what a body asks."""
+
+    def __init__(self, settings: FrontendSettings, tokenizer: Tokenizer) -> None:
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._hasher = BlockHasher(settings.namespace, settings.secret, settings.block_size, settings.vocab_size)
+        self._max_characters = settings.max_model_len * tokenizer.longest_token
+
+    def check_model(self, name: str) -> None:
+        """Raise ApiError unless it is the model that is served."""
+        if name != self._settings.model_name:
+            message = f"the model {name[:256]!r} does not exist; this cluster serves {self._settings.model_name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def check_tokens(self, tokens: list[int], param: str) -> None:
+        """Raise ApiError where a field of a body names a token that the model lacks."""
+        if max(tokens, default=0) >= self._settings.vocab_size:
+            message = f"{param}: token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
+            raise ApiError(400, message, param=param, code="invalid_value")
+
+    async def build(
+        self, body: ChatBody | CompletionBody, request_id: str, session: str | None
+    ) -> list[GenerationRequest]:
+        """A request for each prompt, with ids of their own."""
+        self.check_model(body.model)
+        self._check_named_tokens(body)
+        prompts = await self._tokenized(body)
+        asked = [self._checked(body, tokens) for tokens in prompts]
+        ids = (f"{request_id}.{count}" if count else request_id for count in range(len(prompts)))
+        return [
+            self._request(body, tokens, max_tokens, one_id, session or body.session)
+            for one_id, tokens, max_tokens in zip(ids, prompts, asked, strict=True)
+        ]
+
+    async def tokens_for(self, body: TokenizeBody) -> list[int]:
+        """The tokens of a text or of a conversation."""
+        if body.model is not None:
+            self.check_model(body.model)
+        if body.messages is not None:
+            return await self._tokens_of_chat(body.messages)
+        return await self._tokens_of_text(body.prompt or "", "prompt", body.add_special_tokens)
+
+    def offer(self, body: ChatBody | CompletionBody) -> ToolOffer | None:
+        """The tools that the model may call; None where there are none."""
+        if not isinstance(body, ChatBody) or not body.offered_tools:
+            return None
+        return offer_of(body.offered_tools, body.parallel_tool_calls is not False, self._tokenizer.tool_template)
+
+    def text_of(self, prompt: str | list[int]) -> str:
+        """What a prompt spells."""
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    async def _tokenized(self, body: ChatBody | CompletionBody) -> list[list[int]]:
+        if isinstance(body, ChatBody):
+            return [await self._tokens_of_chat(body.messages, self.offer(body))]
+        several = body.num_prompts > 1
+        return [
+            prompt
+            if isinstance(prompt, list)
+            else await self._tokens_of_text(prompt, f"prompt[{index}]" if several else "prompt")
+            for index, prompt in enumerate(body.prompts)
+        ]
+
+    async def _tokens_of_text(self, text: str, param: str, special: bool = True) -> list[int]:
+        self._check_characters(len(text), param)
+        return await off_loop(len(text), lambda: self._tokenizer.encode(text, special=special))
+
+    async def _tokens_of_chat(self, messages: Sequence[ChatMessage], offer: ToolOffer | None = None) -> list[int]:
+        said, tools = conversation(messages), offer.tools if offer else None
+        num_characters = sum(map(len, strings_in([said, tools])))
+        self._check_characters(num_characters, "messages")
+        return await off_loop(num_characters, lambda: self._tokenizer.encode_chat(said, tools))
+
+    def _check_characters(self, num_characters: int, param: str) -> None:
+        """Before they are tokenised: what is too long whatever its tokens are is not worth the time."""
+        if num_characters > self._max_characters:
+            message = f"a prompt of {num_characters} characters has more"
+            raise ApiError(400, self._context(message), param=param, code="context_length_exceeded")
+
+    def _checked(self, body: ChatBody | CompletionBody, tokens: list[int]) -> int:
+        """How many tokens to generate. Without a limit of its own a completion gets the API's, a chat all of the
+        context."""
+        param = "messages" if isinstance(body, ChatBody) else "prompt"
+        room = self._settings.max_model_len - len(tokens)
+        self.check_tokens(tokens, param)
+        if room < 1:
+            message = f"the prompt has {len(tokens)}, which leaves none for an answer. Shorten it"
+            raise ApiError(400, self._context(message), param=param, code="context_length_exceeded")
+        limit, max_tokens = limit_of(body, room)
+        if max_tokens > room:
+            message = (
+                f"the prompt has {len(tokens)} and {limit} asks for {max_tokens} more. Shorten the prompt or lower it"
+            )
+            raise ApiError(400, self._context(message), param=limit, code="context_length_exceeded")
+        return max_tokens
+
+    def _context(self, message: str) -> str:
+        return f"this model's context is {self._settings.max_model_len} tokens; {message}"
+
+    def _check_named_tokens(self, body: GenerationBody) -> None:
+        self.check_tokens([int(token) for token in body.logit_bias or ()], "logit_bias")
+        self.check_tokens(body.stop_token_ids or [], "stop_token_ids")
+
+    def _request(
+        self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, session: str | None
+    ) -> GenerationRequest:
+        hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
+        return GenerationRequest(
+            request_id,
+            tuple(tokens),
+            body.sampling(max_tokens),
+            tuple(hashes),
+            session,
+            timeout_s=self._settings.request_timeout_s,
+        )
+
+
+def limit_of(body: ChatBody | CompletionBody, room: int) -> tuple[str, int]:
+    """The field that says how many tokens to generate, and what it says or would say."""
+    if isinstance(body, CompletionBody):
+        return "max_tokens", body.max_tokens or DEFAULT_COMPLETION_TOKENS
+    if body.max_completion_tokens is not None:
+        return "max_completion_tokens", body.max_completion_tokens
+    return "max_tokens", body.max_tokens or room
+
+
+async def off_loop(num_characters: int, encode: Callable[[], list[int]]) -> list[int]:
+    """Tokenise a long text in a thread, so that others' requests go on meanwhile."""
+    return await asyncio.to_thread(encode) if num_characters > LONG_TEXT else encode()
