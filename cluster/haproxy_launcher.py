@@ -1,7 +1,7 @@
 """The command that Serve starts instead of HAProxy: it changes what Serve has written and has no settings for.
 
-Statistics and metrics are moved to loopback, errors get the form of the API, and the front doors' limit is kept before
-them.
+Statistics and metrics are moved to loopback, errors get the form of the API, and what is too much is refused before the
+front doors see it: requests beyond their limit, headers without end, bodies that do not come.
 """
 
 import json
@@ -15,14 +15,31 @@ LOOPBACK = "127.0.0.1"
 # Where its manager is killed, HAProxy must not go on holding the port.
 LAUNCHER = """#!/bin/sh
 sed -i -E -e 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' \\
-    -e 's#^( *errorfile 50[0-9]) .*$#\\1 {unavailable}#' -e '/^backend http-/r {admission}' "$3" \\
+    -e 's#^( *errorfile 50[0-9]) .*$#\\1 {unavailable}#' -e '/^frontend http_frontend/r {limits}' \\
+    -e '/^backend http-/r {admission}' "$3" \\
     && exec {keeper}'{binary}' "$@"
 """
+REQUEST_TIMEOUT_S = 10  # for the headers and, of a body, the first 16 KiB to come
+MAX_HEADERS = 64
+# More than 16 KiB of headers, or two lengths that differ, HAProxy refuses by itself with 400. Where there is a length
+# beside chunks it drops the length and closes the connection (RFC 9112, 6.3), so nothing can hide behind either.
+LIMITS = """\
+    timeout http-request {timeout_s}s
+    http-request return status 431 content-type application/json file {headers} if {{ req.fhdr_cnt gt {max_headers} }}
+"""
+TOO_MANY_HEADERS = {
+    "message": f"the request has more than {MAX_HEADERS} headers",
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "headers_too_large",
+}
 # What the front doors would refuse anyway (cluster/admission.py), one by one, in Python: at ten times the load that
 # left 0.42 of the peak to those who had been let in. Retries are spread over four seconds. And only what has been read
 # whole before it is passed on can be sent to another door.
 ADMISSION = """\
     option http-buffer-request
+    timeout http-request {timeout_s}s
+    errorfile 408 {slow}
     http-request set-var(txn.room) nbsrv,mul({limit})
     http-request return status 429 content-type application/json file {full} hdr Retry-After "%[rand(4),add(1)]" \
 if METH_POST {{ path /v1/completions /v1/chat/completions }} {{ nbsrv gt 0 }} {{ be_conn,sub(txn.room) gt 0 }}
@@ -32,6 +49,12 @@ FULL = {
     "type": "rate_limit_error",
     "param": None,
     "code": "overloaded",
+}
+SLOW = {
+    "message": f"the request did not arrive within {REQUEST_TIMEOUT_S} s",
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "request_timeout",
 }
 # HAProxy's own answer where no front door is left to give one; Serve's is "500 Internal Server Error" in plain text.
 UNAVAILABLE = {
@@ -51,19 +74,21 @@ def write_launcher(directory: Path, max_ongoing_requests: int, stats_port: int, 
     Raises:
         ConfigError: there is no HAProxy on this machine.
     """
-    launcher, unavailable, admission, full = (
-        directory / name for name in ("haproxy", "unavailable.http", "admission.cfg", "full.json")
-    )
-    unavailable.write_bytes(unavailable_response())
-    full.write_text(json.dumps({"error": FULL}))
-    admission.write_text(ADMISSION.format(limit=max_ongoing_requests, full=full))
+    files = {name: directory / name for name in ("unavailable", "slow", "headers", "full", "limits", "admission")}
+    files["unavailable"].write_bytes(raw_response("503 Service Unavailable", UNAVAILABLE, "Retry-After: 1"))
+    files["slow"].write_bytes(raw_response("408 Request Timeout", SLOW, "Connection: close"))
+    files["headers"].write_text(json.dumps({"error": TOO_MANY_HEADERS}))
+    files["full"].write_text(json.dumps({"error": FULL}))
+    told = {"timeout_s": REQUEST_TIMEOUT_S, "max_headers": MAX_HEADERS, "limit": max_ongoing_requests}
+    files["limits"].write_text(LIMITS.format(**files, **told))
+    files["admission"].write_text(ADMISSION.format(**files, **told))
+    launcher = directory / "haproxy"
     launcher.write_text(
         LAUNCHER.format(
             stats=stats_port,
             metrics=metrics_port,
             loopback=LOOPBACK,
-            unavailable=unavailable,
-            admission=admission,
+            **files,
             keeper="setpriv --pdeathsig KILL " if shutil.which("setpriv") else "",
             binary=haproxy_binary(),
         )
@@ -72,11 +97,11 @@ def write_launcher(directory: Path, max_ongoing_requests: int, stats_port: int, 
     return launcher
 
 
-def unavailable_response() -> bytes:
-    """503 as HAProxy sends it, byte for byte."""
-    body = json.dumps({"error": UNAVAILABLE}).encode()
-    headers = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", "Retry-After: 1"]
-    return "\r\n".join([*headers, f"Content-Length: {len(body)}", "", ""]).encode() + body
+def raw_response(status: str, error: dict[str, str | None], *headers: str) -> bytes:
+    """An error of the API as HAProxy sends it, byte for byte."""
+    body = json.dumps({"error": error}).encode()
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 def haproxy_binary() -> str:

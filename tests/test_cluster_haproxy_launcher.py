@@ -29,7 +29,7 @@ defaults
     balance leastconn
     errorfile 502 /nowhere/500.http
     errorfile 503 /nowhere/500.http
-frontend f
+frontend http_frontend
     bind 127.0.0.1:{port}
     use_backend http-app
 backend http-app
@@ -54,6 +54,24 @@ def server(handle: Handler) -> Iterator[int]:
             with connection:
                 if connection.recv(65536):
                     handle(connection)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def recording_server(seen: list[bytes]) -> Iterator[int]:
+    """Answers one request a connection and keeps what it was sent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        seen.append(connection.recv(65536))
+                        connection.sendall(ANSWER)
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
@@ -115,6 +133,69 @@ def ask(port: int, method: str = "POST", path: str = "/v1/completions") -> Told:
         connection.request(method, path, body=b"{}" if method == "POST" else None)
         response = connection.getresponse()
         return Told(response.status, response.headers, response.read())
+
+
+def send(port: int, raw: bytes, timeout_s: float = 20) -> tuple[int, bytes]:
+    """Status and body of what comes back for bytes, however wrong they are; the connection is then closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+        with contextlib.suppress(OSError):  # it may have been told already, and hung up
+            connection.sendall(raw)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, response.read()
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+BODY = b"Content-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (HEAD + b"X: " + b"a" * 14_000 + b"\r\n" + BODY, 200),
+        (HEAD + b"X: " + b"a" * 17_000 + b"\r\n" + BODY, 400),
+        (HEAD + b"X: " + b"a" * 8_000_000 + b"\r\n" + BODY, 400),
+        (HEAD + b"X: a\r\n" * 60 + BODY, 200),
+        (HEAD + b"X: a\r\n" * 65 + BODY, 431),
+        (HEAD + b"X: a\r\n" * 20_000 + BODY, 400),
+        (HEAD + b"Content-Length: 1\r\n" + BODY, 400),
+        (HEAD + b"Content-Length : 2\r\n\r\n{}", 400),
+        (HEAD + b"Content-Length: -1\r\n\r\n{}", 400),
+        (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n", 400),
+        (b"\x16\x03\x01 no HTTP\r\n\r\n", 400),
+    ],
+)
+def test_headers_have_a_limit_and_a_length_has_one_meaning(tmp_path: Path, raw: bytes, status: int) -> None:
+    with (
+        server(lambda connection: connection.sendall(ANSWER)) as door,
+        haproxy(tmp_path, door) as port,
+    ):
+        told, body = send(port, raw)
+        assert told == status
+        if status == 431:
+            assert json.loads(body)["error"]["code"] == "headers_too_large"
+        assert ask(port).status == 200, "nobody else is held up"
+
+
+def test_a_length_beside_chunks_counts_for_nothing_and_hides_nothing(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    raw = HEAD + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + hidden
+
+    with recording_server(seen) as one, haproxy(tmp_path, one) as port:
+        assert send(port, raw)[0] == 200
+        assert ask(port, "GET", "/v1/models").status == 200
+    assert [request.split(b" ")[1] for request in seen] == [b"/v1/completions", b"/v1/models"]
+    assert b"content-length" not in seen[0].lower()
+
+
+def test_what_does_not_arrive_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.haproxy_launcher.REQUEST_TIMEOUT_S", 1)
+    with server(lambda connection: connection.sendall(ANSWER)) as door, haproxy(tmp_path, door) as port:
+        assert send(port, HEAD)[0] == 408
+        status, body = send(port, HEAD + b"Content-Length: 20\r\n\r\n{")
+        assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
+        assert ask(port).status == 200
 
 
 def test_what_is_beyond_the_doors_limits_is_refused_and_all_else_passes(tmp_path: Path) -> None:
