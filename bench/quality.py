@@ -19,9 +19,9 @@ from workers.engine.attention_metadata import AttentionMetadata
 from workers.models.decoder import Decoder
 from workers.models.spec import ModelSpec, read_model_spec
 from workers.tokenizer import Tokenizer
-from workers.weights.checkpoint import Checkpoint
 from workers.weights.loader import WeightLoader
 from workers.weights.model_dir import TINY_MODEL
+from workers.weights.open_checkpoint import open_checkpoint
 
 HELD_OUT = TINY_MODEL / "heldout.txt.xz"
 FLOAT = WeightConfig(quantization="none", dtype="float32", numerics="fast", device="cpu")
@@ -50,7 +50,7 @@ def xz_bits_per_byte() -> float:
 def load_model(model_dir: Path, config: WeightConfig) -> Decoder:
     """The decoder alone, on the CPU."""
     spec = read_model_spec(model_dir)
-    weights = WeightLoader(Checkpoint(model_dir), spec, config, torch.device("cpu")).load()
+    weights = WeightLoader(open_checkpoint(model_dir, spec), spec, config, torch.device("cpu")).load()
     return Decoder(spec, weights, spec.max_model_len, strict=False)
 
 

@@ -22,6 +22,15 @@ class RandomTensors:
         """No tensor has to be used, and none is there twice."""
         return set()
 
+    @property
+    def keeps_floats(self) -> bool:
+        """Matrices are quantised as configured."""
+        return False
+
+    def read_matrix(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
+        """The same as `read`."""
+        return self.read(name, shape)
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """bfloat16."""
         if name.endswith("norm.weight"):

@@ -3,6 +3,8 @@
 A weight matrix [N, K] (N outputs, K inputs) is cut along K into groups; weight = (nibble - zero) * scale of its group.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,24 @@ class PackedInt4:
         return self.nibbles.shape[0], self.nibbles.shape[1] * 2
 
 
+@dataclass(frozen=True)
+class ReorderedInt4:
+    """A packed matrix [N, K] whose columns were sorted so that those of one group stand together.
+
+    Attributes:
+        packed: the sorted matrix.
+        order: int64 [K], a permutation: column i of `packed` is multiplied with input order[i].
+    """
+
+    packed: PackedInt4
+    order: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K) of the matrix that is packed."""
+        return self.packed.shape
+
+
 def pack_nibbles(values: torch.Tensor) -> torch.Tensor:
     """Pack uint8 [N, K] of values 0 to 15 into uint8 [N, K / 2]: 10 and 5 become 0xA5."""
     return (values[:, 0::2] << 4) | values[:, 1::2]
@@ -40,6 +60,34 @@ def pack_nibbles(values: torch.Tensor) -> torch.Tensor:
 def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
     """Undo `pack_nibbles`: uint8 [N, K / 2] to uint8 [N, K]."""
     return torch.stack([packed >> 4, packed & NIBBLE_MAX], dim=-1).flatten(1)
+
+
+def swap_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Bytes uint8 with the first weight in the low nibble to bytes with it in the high one, and back."""
+    return (packed << 4) | (packed >> 4)
+
+
+def regroup(packed: PackedInt4, group_size: int) -> PackedInt4:
+    """The same matrix in smaller groups, several of one scale and zero; `group_size` divides the present one."""
+    times = packed.group_size // group_size
+    if times == 1:
+        return packed
+    scales, zeros = (matrix.repeat_interleave(times, dim=1) for matrix in (packed.scales, packed.zeros))
+    return PackedInt4(packed.nibbles, scales, zeros, group_size)
+
+
+def stack(parts: Sequence[PackedInt4]) -> PackedInt4:
+    """Matrices with equal K as one, their rows one after another, in the largest groups that fit all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    group_size = math.gcd(*(part.group_size for part in parts))
+    parts = [regroup(part, group_size) for part in parts]
+    return PackedInt4(
+        torch.cat([part.nibbles for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat([part.zeros for part in parts]),
+        group_size,
+    )
 
 
 def check_group_size(num_inputs: int, group_size: int) -> None:
@@ -79,7 +127,9 @@ def round_scales(scales: torch.Tensor) -> torch.Tensor:
     return torch.where(rounded.isinf(), scales, rounded)
 
 
-def dequantize(packed: PackedInt4, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(packed: PackedInt4 | ReorderedInt4, dtype: torch.dtype) -> torch.Tensor:
     """The matrix [N, K] that `packed` stands for, computed in float32 and rounded once to `dtype`."""
+    if isinstance(packed, ReorderedInt4):
+        return dequantize(packed.packed, dtype)[:, packed.order.argsort()]
     values = unpack_nibbles(packed.nibbles).to(torch.float32).view(len(packed.nibbles), -1, packed.group_size)
     return ((values - packed.zeros[..., None]) * packed.scales[..., None]).flatten(1).to(dtype)

@@ -14,8 +14,8 @@ from workers.engine.engine import Engine
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import read_model_spec
 from workers.request import GenerationRequest, RequestOutput, SamplingParams
-from workers.weights.checkpoint import Checkpoint
 from workers.weights.loader import WeightLoader
+from workers.weights.open_checkpoint import open_checkpoint
 
 VOCAB_SIZE = 256
 Tensors = dict[str, torch.Tensor]
@@ -58,7 +58,8 @@ def edit_tensors(model_dir: Path, edit: Callable[[Tensors], object]) -> None:
 
 def load_weights(model_dir: Path, config: WeightConfig) -> DecoderWeights:
     """The weights alone, on the CPU."""
-    return WeightLoader(Checkpoint(model_dir), read_model_spec(model_dir), config, torch.device("cpu")).load()
+    spec = read_model_spec(model_dir)
+    return WeightLoader(open_checkpoint(model_dir, spec), spec, config, torch.device("cpu")).load()
 
 
 def small_engine(

@@ -13,8 +13,6 @@ from workers.request import RequestError
 
 UNSUPPORTED: list[tuple[dict[str, object], str]] = [
     ({"architectures": ["GemmaForCausalLM"]}, "architectures is .'GemmaForCausalLM'.; served are Llama"),
-    ({"quantization_config": {"quant_method": "awq"}}, "quantised already"),
-    ({"quantization_config": {}}, "quantised already"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope type dynamic is not served"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is served"),
     ({"hidden_act": ["silu"]}, "hidden_act is"),

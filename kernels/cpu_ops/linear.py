@@ -13,7 +13,6 @@ from kernels.int4 import PackedInt4, unpack_nibbles
 
 LANES = 16
 PAIR_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)  # of a word's eight inputs: pair j stands at bits 4j and 4j + 16
-MAX_SCALE = 65504.0  # scales are held in float16
 MAX_INT8_GROUP = 256  # as in rows.h
 
 
@@ -88,14 +87,14 @@ class CpuLinear:
 
 
 def cpu_linear_fits(weight: PackedInt4 | torch.Tensor, *, int8_rows: bool = False) -> bool:
-    """Whether the operators are there and take this weight: whole vectors of inputs, scales within float16."""
+    """Whether the operators are there and take this weight: whole vectors of inputs, scales that float16 has."""
     if load_library() is None:
         return False
     if int8_rows and (not isinstance(weight, PackedInt4) or weight.group_size > MAX_INT8_GROUP):
         return False
     if isinstance(weight, PackedInt4):
         on_cpu = weight.nibbles.device.type == "cpu"
-        return on_cpu and weight.group_size % LANES == 0 and float(weight.scales.max()) <= MAX_SCALE
+        return on_cpu and weight.group_size % LANES == 0 and torch.equal(weight.scales.half().float(), weight.scales)
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.shape[1] % LANES == 0
 
 

@@ -20,10 +20,10 @@ from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
 from workers.engine.runner import Runner
 from workers.models.decoder import Decoder, DecoderWeights
 from workers.models.spec import ModelError, ModelSpec, read_model_spec
-from workers.weights.checkpoint import Checkpoint, check_tensors
 from workers.weights.footprint import check_fits
-from workers.weights.loader import WeightLoader
+from workers.weights.loader import TensorSource, WeightLoader
 from workers.weights.model_digest import model_digest
+from workers.weights.open_checkpoint import open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,14 @@ def build_engine(model_dir: Path, config: EngineConfig, secret: bytes = b"") -> 
     return assemble_engine(spec, weights, config, namespace, secret)
 
 
-def check_model(model_dir: Path) -> tuple[ModelSpec, Checkpoint]:
+def check_model(model_dir: Path) -> tuple[ModelSpec, TensorSource]:
     """What a directory says of its model and where its tensors are; nothing is loaded.
 
     Raises:
         ModelError: configuration, tokenizer and headers are not those of one model that can be served.
     """
     spec = read_model_spec(model_dir)
-    checkpoint = Checkpoint(model_dir)
-    check_tensors(checkpoint, spec)
-    return spec, checkpoint
+    return spec, open_checkpoint(model_dir, spec)
 
 
 def assemble_engine(

@@ -125,8 +125,6 @@ def spec_from_config(config: ConfigFields) -> ModelSpec:
 
 def check_supported(config: ConfigFields) -> None:
     """Refuse what no family is served with, and what would otherwise run and give wrong tokens."""
-    if "quantization_config" in config:
-        raise ValueError("the checkpoint is quantised already (quantization_config); take the original one")
     if config.any("hidden_act") not in (None, "silu"):
         raise ValueError(f"hidden_act is {shown(config.any('hidden_act'))}; only 'silu' is served")
 

@@ -19,7 +19,10 @@ class Checkpoint:
 
     Attributes:
         tensors: where each lies, by name.
+        keeps_floats: see `workers.weights.loader.TensorSource`.
     """
+
+    keeps_floats = False
 
     def __init__(self, model_dir: Path) -> None:
         """Reads headers only. Raises ModelError where one is damaged, or an index does not describe its files."""
@@ -30,6 +33,10 @@ class Checkpoint:
     def names(self) -> set[str]:
         """All tensors."""
         return set(self.tensors)
+
+    def read_matrix(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
+        """The same as `read`: none is packed."""
+        return self.read(name, shape)
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """One tensor of floats. Raises ModelError where it is missing, misshapen, not of floats, or damaged."""

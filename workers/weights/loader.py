@@ -1,18 +1,22 @@
 """From a checkpoint to the weights of a model: shards stacked, matrices packed to int4 one at a time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from tqdm import tqdm
 
 from kernels.attention_inputs import HeadNorms
 from kernels.fusion import FusedLinear, Fusion, Prologue
-from kernels.int4 import PackedInt4, quantize
+from kernels.int4 import PackedInt4, ReorderedInt4
 from kernels.layer_weights import LayerWeights
 from kernels.linear import head, int8_linear, linear
+from kernels.reordered_linear import ReorderedLinear, reorder_fusion
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, ModelSpec
+from workers.weights.matrix import Matrix, hold, stack, to_device
 from workers.weights.packed_modules import shards_of
 
 COMPUTED = ".rotary_emb.inv_freq"  # a buffer in old Llama checkpoints; computed from config.json since
@@ -27,14 +31,21 @@ class Module:
 
 
 class TensorSource(Protocol):
-    """Where tensors come from (`Checkpoint`)."""
+    """Where tensors come from: one reader for each format of checkpoints, all with Hugging Face's names for Llama."""
 
     @property
     def names(self) -> set[str]:
         """Those that must all be used, and no others where a tensor is optional."""
 
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether a matrix of floats was meant to stay one: who quantised the checkpoint has chosen what is packed."""
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """One tensor of floats, on any device. Raises ModelError where there is none of this shape."""
+        """One tensor as floats, on any device. Raises ModelError where there is none of this shape."""
+
+    def read_matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
+        """The same for a matrix that may be packed, as it is stored."""
 
 
 class WeightLoader:
@@ -53,11 +64,12 @@ class WeightLoader:
         """All weights. Raises ModelError for missing, unexpected, misshapen or non-finite tensors."""
         spec = self._spec
         embed = self._tensor("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size)
+        windows: Iterable[tuple[int, int]] = enumerate(
+            tqdm(spec.traits.windows, "Loading weights", unit="layer", disable=None)  # none where stderr is no terminal
+        )
         weights = DecoderWeights(
             embed_tokens=embed.to(self._dtype),
-            layers=tuple(
-                self._layer(f"model.layers.{index}", window) for index, window in enumerate(spec.traits.windows)
-            ),
+            layers=tuple(self._layer(f"model.layers.{index}", window) for index, window in windows),
             lm_head=head(self._head(embed).to(self._dtype), self._normed("model.norm"), strict=self._strict),
         )
         unexpected = self._checkpoint.names - self._read
@@ -101,21 +113,32 @@ class WeightLoader:
     def _linear(self, module: Module, num_inputs: int, fusion: Fusion, has_bias: bool) -> FusedLinear:
         """Stack a packed module's shards and lay them out as one matrix."""
         shards = list(zip(shards_of(module.name), module.num_outputs, strict=True))
-        matrix = torch.cat([self._tensor(f"{shard}.weight", rows, num_inputs) for shard, rows in shards])
         if has_bias:
             fusion = replace(fusion, bias=torch.cat([self._tensor(f"{s}.bias", rows) for s, rows in shards]).float())
-        weight = self._weight(module.name, matrix)
+        weight = self._weight(module.name, [(f"{shard}.weight", rows, num_inputs) for shard, rows in shards])
+        if not isinstance(weight, ReorderedInt4):
+            return self._fused(weight, fusion)
+        inner = self._fused(weight.packed, reorder_fusion(fusion, weight.order))
+        return ReorderedLinear(inner, weight.order, fusion)
+
+    def _fused(self, weight: torch.Tensor | PackedInt4, fusion: Fusion) -> FusedLinear:
         if isinstance(weight, PackedInt4) and self._config.activations == "int8":
             return int8_linear(weight, fusion, strict=self._strict)
         return linear(weight, fusion, self._dtype, strict=self._strict)
 
-    def _weight(self, name: str, matrix: torch.Tensor) -> torch.Tensor | PackedInt4:
-        if self._config.quantization == "none":
-            return matrix.to(self._dtype)
+    def _weight(self, name: str, shards: list[tuple[str, int, int]]) -> Matrix:
+        """One matrix of the shards, each packed or rounded to the engine's dtype before the next one is read."""
         try:
-            return quantize(matrix, self._config.group_size)
+            return stack([self._shard(*shard) for shard in shards])
+        except ModelError:
+            raise
         except ValueError as error:
             raise ModelError(f"{name}: {error}") from error
+
+    def _shard(self, name: str, rows: int, columns: int) -> Matrix:
+        self._read.add(name)
+        matrix = to_device(self._checkpoint.read_matrix(name, (rows, columns)), self._device)
+        return hold(matrix, self._config, keep_floats=self._checkpoint.keeps_floats)
 
     def _normed(self, module: str) -> Fusion:
         """A norm over the hidden size, as what stands before a matrix."""
