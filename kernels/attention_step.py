@@ -27,7 +27,7 @@ class AttentionStep(Protocol):
             window: keys that a query sees, itself included; 0 for all.
 
         Returns:
-            [tokens, heads * head_dim], valid until the next call.
+            float32 [tokens, heads * head_dim], valid until the next call.
         """
 
 
@@ -54,7 +54,8 @@ class TorchAttentionStep:
             for table, length in zip(self._step.block_tables, self._context_lens, strict=True)
         ]
         lengths = (self._query_lens, self._context_lens)
-        return paged_attention(q, layer_cache, tables, *lengths, window=window, strict=self._strict).flatten(1)
+        attended = paged_attention(q, layer_cache, tables, *lengths, window=window, strict=self._strict)
+        return attended.flatten(1).float()  # the linear operators take nothing else
 
     def _place(self, x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> torch.Tensor:
         """Normalise and rotate the heads of Q or K."""

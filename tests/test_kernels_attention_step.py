@@ -36,7 +36,8 @@ def run(cuts: list[int], norms: HeadNorms, window: int, dtype: torch.dtype, stri
     cache, outs = empty_cache(dtype), []
     for begin, end in zip([0, *cuts], [*cuts, LENGTH], strict=True):
         attend = TorchAttentionStep(SHAPE, ROPE, step_of(begin, end), strict=strict)
-        outs.append(attend(QKV[begin:end], cache, norms, window).float())
+        outs.append(attend(QKV[begin:end], cache, norms, window))
+        assert outs[-1].dtype == torch.float32
     return torch.cat(outs)
 
 

@@ -52,8 +52,9 @@ class Checkpoint:
     def check(self, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
         """Raise ModelError unless the headers have a tensor of this name and shape, and of one of `dtypes`."""
         if name not in self.tensors:
+            hint = "; set tie_word_embeddings to true where the head is the embedding" if name == HEAD else ""
             raise ModelError(
-                f"{self._model_dir}: the checkpoint lacks {name} {list(shape)}, which config.json asks for"
+                f"{self._model_dir}: the checkpoint lacks {name} {list(shape)}, which config.json asks for{hint}"
             )
         tensor = self.tensors[name]
         if tensor.shape != shape or tensor.dtype not in dtypes:
