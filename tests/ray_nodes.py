@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
 
-from tests.server import living_in, name_of
+from bench.processes import living_in
+from tests.server import name_of
 
 RAY = Path(sys.executable).parent / "ray"
 START_TIMEOUT_S = 120.0

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from bench.processes import living_in
 from cluster.haproxy import proxy_directory
 from tests.helm_chart import RELEASE
 from tests.helm_kinds import check
@@ -17,7 +18,7 @@ from tests.helm_release import Cluster, cluster
 from tests.kube_operator import Operator, operating
 from tests.ray_cluster import RayCluster
 from tests.ray_nodes import DASHBOARD, RayNode
-from tests.server import assert_none_left, living_in
+from tests.server import assert_none_left
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 INSTALL_TIMEOUT_S, UPDATE_TIMEOUT_S = 400, 240
