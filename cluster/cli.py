@@ -10,6 +10,7 @@ from typing import Any
 from cluster.keys_command import add_keys_options
 from cluster.load_command import JobError, add_loadtest_options
 from cluster.loadtest.settings import SettingsError
+from cluster.perplexity_command import add_perplexity_options
 from workers.models.spec import ModelError
 from workers.request import RequestError
 
@@ -62,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="a metrics port, or Ray's list of them (what runs on this machine)",
     )
     status.set_defaults(command=run_status)
+    add_perplexity_options(commands.add_parser("perplexity", help="how well a model predicts a text"))
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
 

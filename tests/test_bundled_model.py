@@ -6,9 +6,10 @@ import lzma
 import pytest
 import torch
 
-from bench.quality import CONFIGS, FLOAT, all_logits, bits_per_byte, held_out_text, load_model, xz_bits_per_byte
+from bench.quality import CONFIGS, FLOAT, bits_per_byte, held_out_text, xz_bits_per_byte
 from tests.helpers import request_of, small_engine
 from workers.models.spec import read_model_spec
+from workers.perplexity import all_logits, load_decoder
 from workers.tokenizer import Tokenizer
 from workers.weights.manifest import read_manifest, verify_manifest
 from workers.weights.model_dir import TINY_MODEL
@@ -50,7 +51,7 @@ def test_greedy_tokens_and_logits_equal_transformers_in_float32() -> None:
         engine.step()
     assert sequence.token_ids == expected
     with torch.inference_mode():
-        ours = all_logits(load_model(TINY_MODEL, FLOAT), torch.tensor(expected), torch.float32)
+        ours = all_logits(load_decoder(TINY_MODEL, FLOAT), torch.tensor(expected))
         theirs = reference(torch.tensor([expected])).logits[0]
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
 

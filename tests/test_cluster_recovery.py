@@ -11,8 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from bench.processes import living_in
-from tests.server import Server, served
+from tests.server import Server, living_in, served
 
 pytestmark = pytest.mark.ray
 CONFIG = """
