@@ -17,8 +17,8 @@ from cluster.request_router import RadixRequestRouter
 from cluster.worker_host import WorkerSettings
 from radix.block_hash import root_hash
 from workers.engine.build import kv_namespace, max_sequence_len
-from workers.models.spec import read_model_spec
 from workers.weights.model_dir import resolve_model_dir
+from workers.weights.open_checkpoint import read_spec
 
 ROUTING_STATS_PERIOD_S = 1.0
 ROOM_TO_REFUSE = 1024  # requests that a front door may be busy refusing, or answering without a worker
@@ -41,7 +41,7 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
     engine = config.engine.engine_config()
     block_size = engine.cache.block_size
     model_dir = resolve_model_dir(config.model)
-    spec = read_model_spec(model_dir)
+    spec = read_spec(model_dir)
     secret, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
     namespace = kv_namespace(model_dir, engine.weights, block_size)
     settings = WorkerSettings(

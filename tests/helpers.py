@@ -12,10 +12,9 @@ from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightCon
 from workers.engine.build import BuiltEngine, build_engine, kv_bytes_per_token
 from workers.engine.engine import Engine
 from workers.models.decoder import DecoderWeights
-from workers.models.spec import read_model_spec
 from workers.request import GenerationRequest, RequestOutput, SamplingParams
 from workers.weights.loader import WeightLoader
-from workers.weights.open_checkpoint import open_checkpoint
+from workers.weights.open_checkpoint import open_checkpoint, read_spec
 
 VOCAB_SIZE = 256
 Tensors = dict[str, torch.Tensor]
@@ -58,7 +57,7 @@ def edit_tensors(model_dir: Path, edit: Callable[[Tensors], object]) -> None:
 
 def load_weights(model_dir: Path, config: WeightConfig) -> DecoderWeights:
     """The weights alone, on the CPU."""
-    spec = read_model_spec(model_dir)
+    spec = read_spec(model_dir)
     return WeightLoader(open_checkpoint(model_dir, spec), spec, config, torch.device("cpu")).load()
 
 
@@ -74,7 +73,7 @@ def small_engine(
     dtype: Literal["bfloat16", "float32"] = "float32",
 ) -> BuiltEngine:
     """An engine on the CPU whose KV pool has `num_blocks` blocks. Random models are too narrow for larger groups."""
-    block_bytes = block_size * kv_bytes_per_token(read_model_spec(model_dir), getattr(torch, dtype))
+    block_bytes = block_size * kv_bytes_per_token(read_spec(model_dir), getattr(torch, dtype))
     config = EngineConfig(
         CacheConfig(block_size, num_blocks * block_bytes),
         SchedulerConfig(max_num_seqs, max_num_batched_tokens),

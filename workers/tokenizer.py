@@ -8,10 +8,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from workers.control_tokens import ControlTokens
-from workers.model_error import ModelError, one_line
-from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
+from workers.load_tokenizer import load_tokenizer
 from workers.request import RequestError
-from workers.weights.model_dir import model_files
 
 TOOL_CALL_MARKERS = ("<tool_call>", "</tool_call>")
 
@@ -20,18 +18,8 @@ class Tokenizer:
     """A model's tokenizer."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Reads `tokenizer.json` and its settings, never code. Raises ModelError where they are no tokenizer."""
-        if count_tokens(model_dir) is None:  # before Transformers goes through the directory: it would hang at a pipe
-            raise ModelError(f"{model_dir} has no usable tokenizer: {TOKENIZER_FILE} is missing")
-        model_files(model_dir)
-        from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                model_dir, trust_remote_code=False, local_files_only=True
-            )
-        except Exception as error:  # it raises whatever goes wrong
-            raise ModelError(f"{model_dir} has no usable tokenizer: {one_line(error)}") from error
+        """Of a model directory or a GGUF file. Raises ModelError where it has none that can be used."""
+        self._tokenizer: Any = load_tokenizer(model_dir)
         self._control = ControlTokens(self._tokenizer.backend_tokenizer, self._control_tokens())
         added = self._tokenizer.added_tokens_decoder.items()
         self._silent = {token for token, text in added if text.special and text.content not in TOOL_CALL_MARKERS}

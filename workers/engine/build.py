@@ -19,11 +19,11 @@ from workers.engine.model_runner import ModelRunner
 from workers.engine.pool_memory import known_pool_bytes, kv_pool_bytes
 from workers.engine.runner import Runner
 from workers.models.decoder import Decoder, DecoderWeights
-from workers.models.spec import ModelError, ModelSpec, read_model_spec
+from workers.models.spec import ModelError, ModelSpec
 from workers.weights.footprint import check_fits
 from workers.weights.loader import TensorSource, WeightLoader
 from workers.weights.model_digest import model_digest
-from workers.weights.open_checkpoint import open_checkpoint
+from workers.weights.open_checkpoint import open_checkpoint, read_spec
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check_model(model_dir: Path) -> tuple[ModelSpec, TensorSource]:
     Raises:
         ModelError: configuration, tokenizer and headers are not those of one model that can be served.
     """
-    spec = read_model_spec(model_dir)
+    spec = read_spec(model_dir)
     return spec, open_checkpoint(model_dir, spec)
 
 

@@ -77,6 +77,23 @@ class Llama3Rope:
 
 
 @dataclass(frozen=True)
+class DividedRope:
+    """Each frequency divided by a number of its own: what GGUF files have of Llama 3.1's scaling."""
+
+    theta: float
+    divisors: tuple[float, ...]
+    attention_factor = 1.0
+
+    def inverse_frequencies(self, head_dim: int) -> torch.Tensor:
+        """See `Rope`."""
+        return plain_frequencies(self.theta, head_dim) / torch.tensor(self.divisors)
+
+    def context(self, max_position_embeddings: int) -> int:
+        """See `Rope`. The file gives the length after scaling."""
+        return max_position_embeddings
+
+
+@dataclass(frozen=True)
 class YarnRope:
     """YaRN (Peng et al. 2023, arXiv 2309.00071): dimensions blended by their turns, and attention sharpened.
 

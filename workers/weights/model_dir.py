@@ -1,4 +1,4 @@
-"""Finding a model: a directory as it is, or a Hub id that Hugging Face's own client downloads."""
+"""Finding a model: a directory or a GGUF file as it is, or a Hub id that Hugging Face's own client downloads."""
 
 import os
 from fnmatch import fnmatch
@@ -9,13 +9,19 @@ from workers.weights.model_file import ModelFile, find_file
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 FILES = ["*.json", "*.safetensors", "*.jinja"]
+GGUF = ".gguf"
 
 
 def resolve_model_dir(model: str) -> Path:
-    """The local directory of `model`. Raises ModelError where it is neither a directory nor a model on the Hub."""
+    """The local directory of `model`, or the GGUF file that it names or that a directory has in place of a checkpoint.
+
+    Raises ModelError where it is neither of them nor a model on the Hub.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
-        return path.resolve()
+        return only_gguf(path.resolve())
+    if path.suffix == GGUF:
+        return path.absolute()
     from huggingface_hub import snapshot_download  # half a second to import, and not needed for a directory
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -28,6 +34,15 @@ def resolve_model_dir(model: str) -> Path:
         raise ModelError(f"{model} cannot be downloaded: {one_line(error)}") from error
 
 
+def only_gguf(model_dir: Path) -> Path:
+    """The one GGUF file of a directory without a config.json; the directory itself where it is not such a one."""
+    found = [] if (model_dir / "config.json").exists() else sorted(model_dir.glob(f"*{GGUF}"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ModelError(f"{model_dir} has several GGUF files ({names}); name the one that is meant")
+    return found[0] if found else model_dir
+
+
 def decides_tokens(name: str) -> bool:
     """Whether a file of this name has a say in the model's tokens."""
     return any(fnmatch(name, pattern) for pattern in FILES)
@@ -35,4 +50,6 @@ def decides_tokens(name: str) -> bool:
 
 def model_files(model_dir: Path) -> list[ModelFile]:
     """All files that decide tokens, by name. Raises ModelError where one is no plain file, or not of this directory."""
+    if model_dir.suffix == GGUF:
+        return [find_file(model_dir.parent, model_dir.name)]
     return [find_file(model_dir, name) for name in sorted(os.listdir(model_dir)) if decides_tokens(name)]

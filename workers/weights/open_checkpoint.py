@@ -1,15 +1,16 @@
-"""Which reader a checkpoint needs."""
+"""Which reader a model needs: a directory of safetensors, quantised or not, or a single GGUF file."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from workers.models.config_fields import ConfigFields, shown
-from workers.models.spec import ModelSpec, read_checked
+from workers.models.spec import ModelSpec, read_checked, read_model_spec
 from workers.weights.awq import AwqLayout
 from workers.weights.checkpoint import Checkpoint, check_tensors
 from workers.weights.compressed_tensors import CompressedTensorsLayout
 from workers.weights.gptq import GptqLayout
 from workers.weights.loader import TensorSource
+from workers.weights.model_dir import GGUF
 from workers.weights.quantized_checkpoint import Layout, QuantizedCheckpoint
 
 LAYOUTS: dict[str, Callable[[ConfigFields], Layout]] = {
@@ -19,13 +20,26 @@ LAYOUTS: dict[str, Callable[[ConfigFields], Layout]] = {
 }
 
 
-def open_checkpoint(model_dir: Path, spec: ModelSpec) -> TensorSource:
-    """The tensors of a model directory, quantised as its config.json says.
+def read_spec(model: Path) -> ModelSpec:
+    """The shape of the model in a directory or a file. Raises ModelError for one that is not served."""
+    if model.suffix != GGUF:
+        return read_model_spec(model)
+    from workers.weights.gguf_spec import read_gguf_spec  # half a second to import, and only for such files
+
+    return read_gguf_spec(model)
+
+
+def open_checkpoint(model: Path, spec: ModelSpec) -> TensorSource:
+    """The tensors of a file, or of a directory, quantised as its config.json says.
 
     Raises ModelError for a format that is not served, or files whose headers are not those of the model.
     """
-    layout = read_checked(model_dir / "config.json", read_layout)
-    checkpoint = Checkpoint(model_dir)
+    if model.suffix == GGUF:
+        from workers.weights.gguf_checkpoint import GgufCheckpoint  # likewise
+
+        return GgufCheckpoint(model, spec)
+    layout = read_checked(model / "config.json", read_layout)
+    checkpoint = Checkpoint(model)
     if layout is None:
         check_tensors(checkpoint, spec)
         return checkpoint

@@ -1,0 +1,32 @@
+"""Transformers' tokenizer of a model: from `tokenizer.json` and its settings, or from a GGUF file's metadata."""
+
+from pathlib import Path
+from typing import Any
+
+from workers.model_error import ModelError, one_line
+from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
+from workers.weights.model_dir import GGUF, model_files
+
+
+def load_tokenizer(model: Path) -> Any:
+    """Never runs code of the model's. Raises ModelError where it has no usable tokenizer."""
+    single = model.suffix == GGUF
+    if not single and count_tokens(model) is None:  # before Transformers looks for it: it would hang at a pipe
+        raise ModelError(f"{model} has no usable tokenizer: {TOKENIZER_FILE} is missing")
+    model_files(model)
+    from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
+
+    try:
+        if single:
+            return load_gguf(AutoTokenizer, model)
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # it raises whatever goes wrong
+        raise ModelError(f"{model} has no usable tokenizer: {one_line(error)}") from error
+
+
+def load_gguf(kind: Any, path: Path) -> Any:
+    """Some files name a token that begins texts and say that it is not to be used: then it is as good as none."""
+    tokenizer = kind.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False, local_files_only=True)
+    if getattr(tokenizer, "add_bos_token", True) is False:
+        tokenizer.bos_token = None
+    return tokenizer
