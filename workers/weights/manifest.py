@@ -86,9 +86,10 @@ def verified_digests(directory: Path) -> dict[str, str]:
         raise ModelError(f"{directory / name} is not in {MANIFEST_FILE}: it came later; remove it, or {MANIFEST_FILE}")
     for name in sorted(listed - files.keys()):
         raise ModelError(f"{directory / name} is missing, but {MANIFEST_FILE} has it. Fetch it again")
-    digests = {name: file.sha256() for name, file in files.items()}
-    for name, digest in digests.items():
-        check_digest(directory / name, digest, manifest.files[name])
+    digests = {}
+    for name, file in sorted(files.items(), key=lambda item: item[1].num_bytes):  # what is soon known comes first
+        digests[name] = file.sha256()
+        check_digest(file.path, digests[name], manifest.files[name])
     return digests
 
 
