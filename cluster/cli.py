@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cluster.inspect_command import add_inspect_options
 from cluster.keys_command import add_keys_options
 from cluster.load_command import JobError, add_loadtest_options
 from cluster.loadtest.settings import SettingsError
@@ -20,6 +21,7 @@ EPILOG = """examples:
   raydix serve --config cluster.yaml            pools, engine and ports from a file (docs/configuration.md)
   raydix loadtest --profile shared-prefix       load on a served API, as a Ray job (docs/benchmarks.md)
   raydix status                                 a live table of the cluster that runs on this machine
+  raydix inspect models/tiny --memory 24GiB     what a model takes, and how much KV fits beside it
   raydix generate --prompt 'def main():'        a completion without a server
   raydix generate --temperature 0.8 < draft.py  the prompt from a file
 """
@@ -53,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--port", type=int, help="port to listen on (8000)")
     serving.add_argument("--dashboard-port", type=int, metavar="PORT", help="Ray's dashboard and job server (none)")
     serving.set_defaults(command=run_serve)
+    add_inspect_options(commands.add_parser("inspect", help="what a model is, what it takes, and how much fits"))
     add_keys_options(commands.add_parser("keys", help="make API keys"))
     loading = commands.add_parser("loadtest", help="put load on a served API, from a Ray job on its cluster")
     add_loadtest_options(loading)

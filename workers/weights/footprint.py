@@ -47,7 +47,7 @@ def served_bytes(spec: ModelSpec, config: WeightConfig) -> Counter[str]:
         each = VECTOR_BYTES if len(shape) == 1 else itemsize
         num_bytes = prod(shape) * each
         if len(shape) == 2 and config.quantization == "int4":
-            num_bytes = prod(shape) // 2 + prod(shape) // config.group_size * COEFFICIENT_BYTES
+            num_bytes = prod(shape) // 2 + prod(shape) // max(config.group_size, 1) * COEFFICIENT_BYTES
         counts[part_of(name)] += spec.num_layers * num_bytes
     table = spec.vocab_size * spec.hidden_size * itemsize
     counts.update({"embedding": table, "norms": spec.hidden_size * VECTOR_BYTES, "head": table})
