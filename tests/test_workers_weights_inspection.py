@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cluster.cli import main
+from tests.gguf_models import Kind, save_gguf
 from tests.helpers import Tensors, edit_json, load_weights
 from tests.quantized_models import Quantized, awq, compressed_tensors, gptq, quantize_checkpoint, quantized_from
 from workers.config import WeightConfig
@@ -37,7 +39,7 @@ def layer_bytes(weights: DecoderWeights) -> tuple[int, int]:
 
 def test_the_bundled_model_is_what_its_card_says() -> None:
     inspection = inspect_model(TINY_MODEL, CONFIG)
-    assert (inspection.architecture, inspection.format) == ("LlamaForCausalLM", "bfloat16 safetensors")
+    assert (inspection.architecture, inspection.format) == ("LlamaForCausalLM", "safetensors bfloat16")
     assert f"{inspection.total.parameters / 1e6:.1f} million parameters" in (TINY_MODEL / "README.md").read_text()
     assert inspection.total.stored_bytes == 2 * inspection.total.parameters
     assert inspection.kv_bytes_per_token == 2 * 6 * 2 * 64 * 2
@@ -54,6 +56,24 @@ def test_a_quantised_checkpoint_is_served_as_it_is_stored(method: str, untied_di
     assert (parts["attention"].served_bytes, parts["mlp"].served_bytes) == layer_bytes(load_weights(model_dir, CONFIG))
     assert parts["mlp"].parameters == 2 * 3 * 64 * 128
     assert parts["mlp"].parameters // 2 < parts["mlp"].stored_bytes < parts["mlp"].parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "served_as"),
+    [
+        (Kind.Q4_0, "as it is stored where that is int4, else int4 in groups of 32"),
+        (Kind.Q8_0, "int4 in groups of 32"),
+    ],
+)
+def test_a_gguf_file_is_looked_at_too(kind: Any, served_as: str, untied_dir: Path, tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "model.gguf", untied_dir, lambda name: kind)
+    config = WeightConfig(device="cpu", group_size=32)
+    inspection = inspect_model(path, config)
+    assert (inspection.format, inspection.served_as) == (f"gguf {kind.name}", served_as)
+    assert inspection.architecture == "LlamaForCausalLM"
+    parts = inspection.parts
+    assert (parts["attention"].served_bytes, parts["mlp"].served_bytes) == layer_bytes(load_weights(path, config))
+    assert parts["mlp"].stored_bytes == parts["mlp"].parameters * {Kind.Q4_0: 18, Kind.Q8_0: 34}[kind] // 32
 
 
 def in_groups(weight: torch.Tensor) -> Quantized:
@@ -78,7 +98,7 @@ def test_a_group_size_that_does_not_fit_is_refused_as_it_would_be_in_a_worker(un
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(TINY_MODEL), "--memory", "1GiB"]) == 0
     shown = capsys.readouterr().out
-    assert "LlamaForCausalLM, bfloat16 safetensors, served int4 in groups of 64" in shown
+    assert "LlamaForCausalLM, safetensors bfloat16, served int4 in groups of 64" in shown
     assert "total             5,770,496    11.01 MiB     6.54 MiB" in shown
     assert "1.00 GiB hold the weights and 347,291 tokens of KV: 169 sequences of the whole context" in shown
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -41,17 +42,26 @@ def count_parameters(spec: ModelSpec) -> Counter[str]:
 
 def served_bytes(spec: ModelSpec, config: WeightConfig) -> Counter[str]:
     """Bytes by part in a worker's memory. A head is a copy in its kernel's own layout, tied or not."""
-    itemsize: int = getattr(torch, config.dtype).itemsize
     counts = Counter(dict.fromkeys(PARTS, 0))
     for name, shape in layer_shapes(spec):
-        each = VECTOR_BYTES if len(shape) == 1 else itemsize
-        num_bytes = prod(shape) * each
-        if len(shape) == 2 and config.quantization == "int4":
-            num_bytes = prod(shape) // 2 + prod(shape) // max(config.group_size, 1) * COEFFICIENT_BYTES
+        num_bytes = matrix_bytes(prod(shape), config) if len(shape) == 2 else prod(shape) * VECTOR_BYTES
         counts[part_of(name)] += spec.num_layers * num_bytes
-    table = spec.vocab_size * spec.hidden_size * itemsize
+    table = matrix_bytes(spec.vocab_size * spec.hidden_size, replace(config, quantization="none"))
     counts.update({"embedding": table, "norms": spec.hidden_size * VECTOR_BYTES, "head": table})
     return counts
+
+
+def matrix_bytes(num_weights: int, config: WeightConfig) -> int:
+    """Bytes of a layer's matrix as `config` asks for it."""
+    if config.quantization == "int4":
+        return packed_bytes(num_weights, num_weights // max(config.group_size, 1))
+    itemsize: int = getattr(torch, config.dtype).itemsize
+    return num_weights * itemsize
+
+
+def packed_bytes(num_weights: int, num_groups: int) -> int:
+    """Bytes of a matrix in int4."""
+    return num_weights // 2 + num_groups * COEFFICIENT_BYTES
 
 
 def check_fits(spec: ModelSpec, config: WeightConfig, device: torch.device) -> None:

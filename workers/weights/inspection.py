@@ -1,7 +1,6 @@
 """What a model is and takes, from its configuration and its headers alone: no tensor is read."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -11,16 +10,11 @@ import torch
 from kernels.int4 import check_group_size
 from workers.config import WeightConfig
 from workers.engine.build import check_model, kv_bytes_per_token
-from workers.models.spec import ModelError, ModelSpec, read_checked
-from workers.models.tensor_shapes import EMBEDDING, HEAD, layer_shapes, tensor_shapes
-from workers.weights.checkpoint import Checkpoint
-from workers.weights.footprint import COEFFICIENT_BYTES, PARTS, count_parameters, part_of, served_bytes
+from workers.models.spec import ModelError, ModelSpec
+from workers.models.tensor_shapes import EMBEDDING, HEAD, tensor_shapes
+from workers.weights.footprint import PARTS, count_parameters, matrix_bytes, packed_bytes, part_of, served_bytes
 from workers.weights.matrix import MAX_GROUP
-from workers.weights.safetensors_header import StoredTensor
-
-# What a packed matrix is stored in, by the names of all formats.
-WORDS = ("qweight", "weight_packed")
-SCALES = ("scales", "weight_scale")
+from workers.weights.stored_model import StoredModel, read_stored
 
 
 @dataclass(frozen=True)
@@ -72,64 +66,49 @@ class Inspection:
         return Room(memory_bytes, kv_tokens, kv_tokens // self.max_model_len)
 
 
-def inspect_model(model_dir: Path, config: WeightConfig) -> Inspection:
-    """Look at a model that is to be served by `config`. Raises ModelError for one that cannot be."""
-    spec, _ = check_model(model_dir)
-    tensors = Checkpoint(model_dir).tensors
-    fields = read_checked(model_dir / "config.json", lambda fields: fields)
-    method = fields.object("quantization_config").get("quant_method")
-    stored: Counter[str] = Counter()
-    for name, tensor in tensors.items():
-        stored[part_of(name)] += tensor.num_bytes
-    if not method:
-        check_groups(spec, config)
-    parameters = count_parameters(spec)
-    served = packed_bytes(tensors, spec, config) if method else served_bytes(spec, config)
+def inspect_model(model: Path, config: WeightConfig) -> Inspection:
+    """Look at a model that is to be served in int4 by `config`. Raises ModelError for one that cannot be."""
+    spec, _ = check_model(model)
+    stored = read_stored(model, spec)
+    parameters, in_memory = count_parameters(spec), bytes_in_memory(stored, spec, config)
+    in_files: Counter[str] = Counter()
+    for name, num_bytes in stored.num_bytes.items():
+        in_files[part_of(name)] += num_bytes
     return Inspection(
-        format=str(method) if method else f"{main_dtype(tensors)} safetensors",
-        architecture=fields.any("architectures")[0],
-        served_as="as it is stored" if method else served_as(config),
-        parts={part: Part(parameters[part], stored[part], served[part]) for part in PARTS},
+        format=stored.format,
+        architecture=stored.architecture,
+        served_as=served_as(stored, config),
+        parts={part: Part(parameters[part], in_files[part], in_memory[part]) for part in PARTS},
         kv_bytes_per_token=kv_bytes_per_token(spec, getattr(torch, config.dtype)),
         max_model_len=spec.max_model_len,
         vocab_size=spec.vocab_size,
     )
 
 
-def check_groups(spec: ModelSpec, config: WeightConfig) -> None:
-    """Raise ModelError where the group size does not fit a matrix that is to be packed."""
-    for name, shape in layer_shapes(spec):
-        if len(shape) == 2 and config.quantization == "int4":
-            try:
-                check_group_size(shape[1], config.group_size)
-            except ValueError as error:
-                raise ModelError(f"{name}: {error}") from error
+def served_as(stored: StoredModel, config: WeightConfig) -> str:
+    """What a worker makes of the matrices."""
+    if stored.keeps_floats:
+        return "as it is stored"
+    packed = f"int4 in groups of {config.group_size}"
+    return f"as it is stored where that is int4, else {packed}" if stored.groups else packed
 
 
-def packed_bytes(tensors: Mapping[str, StoredTensor], spec: ModelSpec, config: WeightConfig) -> Counter[str]:
-    """`served_bytes` of a checkpoint that was quantised already: what has 4 bits keeps them, the rest are floats."""
-    counts = served_bytes(spec, replace(config, quantization="none"))
-    itemsize: int = getattr(torch, config.dtype).itemsize
+def bytes_in_memory(stored: StoredModel, spec: ModelSpec, config: WeightConfig) -> Counter[str]:
+    """By part: what is packed already keeps its groups, the rest is packed by `config` or left as floats."""
+    others = replace(config, quantization="none") if stored.keeps_floats else config
+    counts = served_bytes(spec, others)
     for name, shape in tensor_shapes(spec):
-        parts = {tail: tensors.get(f"{name.removesuffix('.weight')}.{tail}") for tail in (*WORDS, *SCALES)}
-        words, scales = (next(filter(None, map(parts.get, tails)), None) for tails in (WORDS, SCALES))
-        if name in (EMBEDDING, HEAD) or words is None or scales is None:
-            continue
-        weights = prod(shape)
-        if words.num_bytes < weights * 3 // 4:  # neither 8 bits
-            groups = max(prod(scales.shape), weights // MAX_GROUP)  # longer groups are cut
-            counts[part_of(name)] += weights // 2 + groups * COEFFICIENT_BYTES - weights * itemsize
+        if name in stored.groups:
+            groups = max(stored.groups[name], prod(shape) // MAX_GROUP)  # longer groups are cut
+            counts[part_of(name)] += packed_bytes(prod(shape), groups) - matrix_bytes(prod(shape), others)
+        elif others.quantization == "int4" and len(shape) == 2 and name not in (EMBEDDING, HEAD):
+            check_group(name, shape[1], config.group_size)
     return counts
 
 
-def main_dtype(tensors: Mapping[str, StoredTensor]) -> str:
-    """What most bytes are."""
-    counts: Counter[str] = Counter()
-    for tensor in tensors.values():
-        counts[str(tensor.dtype).removeprefix("torch.")] += tensor.num_bytes
-    return counts.most_common(1)[0][0]
-
-
-def served_as(config: WeightConfig) -> str:
-    """What the matrices of a checkpoint of floats are in a worker."""
-    return f"int4 in groups of {config.group_size}" if config.quantization == "int4" else config.dtype
+def check_group(name: str, num_inputs: int, group_size: int) -> None:
+    """Raise ModelError where the group size does not fit a matrix that is to be packed."""
+    try:
+        check_group_size(num_inputs, group_size)
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}") from error
