@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cluster.export_command import add_export_options
 from cluster.inspect_command import add_inspect_options
 from cluster.keys_command import add_keys_options
 from cluster.load_command import JobError, add_loadtest_options
@@ -67,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(command=run_status)
     add_perplexity_options(commands.add_parser("perplexity", help="how well a model predicts a text"))
+    add_export_options(commands.add_parser("export", help="write a model in another format"))
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))
     return parser
 

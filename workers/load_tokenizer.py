@@ -1,16 +1,21 @@
-"""Transformers' tokenizer of a model: from `tokenizer.json` and its settings, or from a GGUF file's metadata."""
+"""Transformers' tokenizer of a model: from `tokenizer.json` and its settings, or from a GGUF file's metadata.
+
+A llama2.c file has none in it; there the files beside it count.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from workers.model_error import ModelError, one_line
 from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
-from workers.weights.model_dir import GGUF, model_files
+from workers.weights.model_dir import GGUF, LLAMA2_C, model_files
 
 
 def load_tokenizer(model: Path) -> Any:
     """Never runs code of the model's. Raises ModelError where it has no usable tokenizer."""
     single = model.suffix == GGUF
+    if model.suffix == LLAMA2_C:
+        model = model.parent
     if not single and count_tokens(model) is None:  # before Transformers looks for it: it would hang at a pipe
         raise ModelError(f"{model} has no usable tokenizer: {TOKENIZER_FILE} is missing")
     model_files(model)

@@ -1,4 +1,4 @@
-"""Finding a model: a directory or a GGUF file as it is, or a Hub id that Hugging Face's own client downloads."""
+"""Finding a model: a directory or a file as it is, or a Hub id that Hugging Face's own client downloads."""
 
 import os
 from fnmatch import fnmatch
@@ -9,18 +9,18 @@ from workers.weights.model_file import ModelFile, find_file
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 FILES = ["*.json", "*.safetensors", "*.jinja"]
-GGUF = ".gguf"
+GGUF, LLAMA2_C = ".gguf", ".bin"  # models in a single file
 
 
 def resolve_model_dir(model: str) -> Path:
-    """The local directory of `model`, or the GGUF file that it names or that a directory has in place of a checkpoint.
+    """The local directory of `model`, or the file that it names, or the one GGUF file of a directory.
 
     Raises ModelError where it is neither of them nor a model on the Hub.
     """
     path = Path(model).expanduser()
     if path.is_dir():
         return only_gguf(path.resolve())
-    if path.suffix == GGUF:
+    if path.suffix in (GGUF, LLAMA2_C):
         return path.absolute()
     from huggingface_hub import snapshot_download  # half a second to import, and not needed for a directory
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -52,4 +52,6 @@ def model_files(model_dir: Path) -> list[ModelFile]:
     """All files that decide tokens, by name. Raises ModelError where one is no plain file, or not of this directory."""
     if model_dir.suffix == GGUF:
         return [find_file(model_dir.parent, model_dir.name)]
+    if model_dir.suffix == LLAMA2_C:  # the file does not say everything
+        return [find_file(model_dir.parent, model_dir.name), *model_files(model_dir.parent)]
     return [find_file(model_dir, name) for name in sorted(os.listdir(model_dir)) if decides_tokens(name)]

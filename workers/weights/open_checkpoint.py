@@ -1,4 +1,4 @@
-"""Which reader a model needs: a directory of safetensors, quantised or not, or a single GGUF file."""
+"""Which reader a model needs: for a directory of safetensors, quantised or not, or a file of GGUF's or llama2.c's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ from workers.weights.checkpoint import Checkpoint, check_tensors
 from workers.weights.compressed_tensors import CompressedTensorsLayout
 from workers.weights.gptq import GptqLayout
 from workers.weights.loader import TensorSource
-from workers.weights.model_dir import GGUF
+from workers.weights.model_dir import GGUF, LLAMA2_C
+from workers.weights.q80_checkpoint import Q80Checkpoint, read_q80_spec
 from workers.weights.quantized_checkpoint import Layout, QuantizedCheckpoint
 
 LAYOUTS: dict[str, Callable[[ConfigFields], Layout]] = {
@@ -22,6 +23,8 @@ LAYOUTS: dict[str, Callable[[ConfigFields], Layout]] = {
 
 def read_spec(model: Path) -> ModelSpec:
     """The shape of the model in a directory or a file. Raises ModelError for one that is not served."""
+    if model.suffix == LLAMA2_C:
+        return read_q80_spec(model)
     if model.suffix != GGUF:
         return read_model_spec(model)
     from workers.weights.gguf_spec import read_gguf_spec  # half a second to import, and only for such files
@@ -34,6 +37,8 @@ def open_checkpoint(model: Path, spec: ModelSpec) -> TensorSource:
 
     Raises ModelError for a format that is not served, or files whose headers are not those of the model.
     """
+    if model.suffix == LLAMA2_C:
+        return Q80Checkpoint(model)
     if model.suffix == GGUF:
         from workers.weights.gguf_checkpoint import GgufCheckpoint  # likewise
 
