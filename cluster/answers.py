@@ -27,12 +27,17 @@ class Usage(NamedTuple):
     num_cached: int
     num_written: int
 
+    @property
+    def num_total(self) -> int:
+        """Of prompts and completions."""
+        return self.num_prompt + self.num_completion
+
     def as_json(self) -> Json:
         """The usage object."""
         return {
             "prompt_tokens": self.num_prompt,
             "completion_tokens": self.num_completion,
-            "total_tokens": self.num_prompt + self.num_completion,
+            "total_tokens": self.num_total,
             "prompt_tokens_details": {"cached_tokens": self.num_cached, "cache_write_tokens": self.num_written},
         }
 

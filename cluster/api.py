@@ -8,9 +8,11 @@ from starlette.responses import PlainTextResponse, Response
 from cluster.admission import Admission, AdmissionMiddleware
 from cluster.answers import Json
 from cluster.auth import AuthMiddleware
+from cluster.caller import caller_of
 from cluster.errors import ApiError, install_handlers
 from cluster.frontend import Frontend
 from cluster.key_file import KeyFile
+from cluster.metering import Accounts, MeteringMiddleware
 from cluster.protocol import ChatBody, CompletionBody
 from cluster.request_body import body_of, naming_ignored, read_body
 from cluster.strict_json import parse_json
@@ -18,16 +20,21 @@ from cluster.tokenize_bodies import DetokenizeBody, TokenizeBody
 from cluster.validation import validated
 
 METRICS_POINTER = "# Ray exports the whole cluster's metrics, at the address that its start prints: docs/metrics.md\n"
-SESSION_HEADER = "x-session-id"
 
 
 def build_api(
-    frontend: Frontend, admission: Admission, *, keys: KeyFile | None = None, debug_route: bool = False
+    frontend: Frontend,
+    admission: Admission,
+    *,
+    keys: KeyFile | None = None,
+    accounts: Accounts | None = None,
+    debug_route: bool = False,
 ) -> FastAPI:
     """The OpenAI API over one front door, for those with a key or, without `keys`, for everybody; and `/debug/route`
     where it is asked for."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
     api.add_middleware(AdmissionMiddleware, admission=admission)
+    api.add_middleware(MeteringMiddleware, accounts=Accounts() if accounts is None else accounts)
     if keys is not None:
         api.add_middleware(AuthMiddleware, owner_of=keys.owner_of)
     install_handlers(api)
@@ -43,12 +50,12 @@ def build_api(
     @api.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = await body_of(request, CompletionBody)
-        return naming_ignored(await frontend.completions(body, request.headers.get(SESSION_HEADER)), body)
+        return naming_ignored(await frontend.completions(body, caller_of(request)), body)
 
     @api.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await body_of(request, ChatBody)
-        return naming_ignored(await frontend.chat_completions(body, request.headers.get(SESSION_HEADER)), body)
+        return naming_ignored(await frontend.chat_completions(body, caller_of(request)), body)
 
     @api.post("/tokenize")
     async def tokenize(request: Request) -> Json:
@@ -93,7 +100,7 @@ def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
     async def explain(request: Request, request_id: str = "", prompt: str = "") -> Json:
         if prompt:
             body = CompletionBody(model=frontend.model_name, prompt=prompt)
-            return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))
+            return await frontend.dry_run(body, caller_of(request))
         return await frontend.explain(request_id)
 
     @api.post("/debug/route")
@@ -101,4 +108,4 @@ def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
         values = parse_json(await read_body(request))
         kind: type[ChatBody | CompletionBody] = ChatBody if "messages" in values else CompletionBody
         body = validated(kind, values)
-        return await frontend.dry_run(body, request.headers.get(SESSION_HEADER))
+        return await frontend.dry_run(body, caller_of(request))

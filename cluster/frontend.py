@@ -13,6 +13,7 @@ from starlette.responses import Response
 from cluster.answers import Answer, ChatAnswer, Json, TextAnswer, Usage, model_card
 from cluster.batch import Batch
 from cluster.best_of import likeliest
+from cluster.caller import ANYBODY, Caller
 from cluster.choices import ChoiceDelta
 from cluster.completion import Completion
 from cluster.errors import ApiError, from_exception
@@ -78,15 +79,15 @@ class Frontend:
         self._builder.check_model(name)
         return model_card(name, self._created, self._settings.max_model_len)
 
-    async def completions(self, body: CompletionBody, session: str | None = None) -> Response:
-        """Complete a prompt. `session` is what the client calls its conversation outside the body."""
+    async def completions(self, body: CompletionBody, caller: Caller = ANYBODY) -> Response:
+        """Complete prompts."""
         echoed = body.prompts if body.echo else []
         texts = [self._builder.text_of(prompt) for prompt in echoed for _ in range(body.num_choices)]
-        return await self._answer(TextAnswer(body.model, texts), body, session)
+        return await self._answer(TextAnswer(body.model, texts), body, caller)
 
-    async def chat_completions(self, body: ChatBody, session: str | None = None) -> Response:
+    async def chat_completions(self, body: ChatBody, caller: Caller = ANYBODY) -> Response:
         """Continue a conversation, by default up to the end of the context."""
-        return await self._answer(ChatAnswer(body.model), body, session)
+        return await self._answer(ChatAnswer(body.model), body, caller)
 
     async def tokenize(self, body: TokenizeBody) -> Json:
         """The tokens that a prompt or a conversation comes to."""
@@ -102,9 +103,9 @@ class Frontend:
         self._builder.check_tokens(body.tokens, "tokens")
         return {"prompt": self._tokenizer.decode(body.tokens)}
 
-    async def dry_run(self, body: ChatBody | CompletionBody, session: str | None = None) -> Json:
+    async def dry_run(self, body: ChatBody | CompletionBody, caller: Caller = ANYBODY) -> Json:
         """How the request would be routed now. Nothing is sent, charged or remembered."""
-        request, *_ = await self._builder.build(body, DRY_RUN, session)
+        request, *_ = await self._builder.build(body, DRY_RUN, caller)
         routed = RoutingRequest(DRY_RUN, request.block_hashes, len(request.prompt_token_ids), request.session)
         return await self._ask(lambda: RouteQuestion(routed))
 
@@ -131,9 +132,11 @@ class Frontend:
         except TimeoutError as error:
             raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
 
-    async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, session: str | None) -> Response:
+    async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, caller: Caller) -> Response:
         timers = [RequestTimer(self._sink) for _ in range(body.num_prompts * body.num_drawn)]
-        batch = self._batch(await self._builder.build(body, answer.id, session), body, timers)
+        requests = await self._builder.build(body, answer.id, caller)
+        batch = self._batch(requests, body, timers)
+        caller.charge(requests, body.num_drawn, lambda: batch.usage(0).num_total)
         pieces = batch.deltas()
         try:
             first = await anext(pieces)  # an error before the first text still gets its own HTTP status

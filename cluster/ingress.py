@@ -13,6 +13,7 @@ from cluster.config import IngressSection, PoolName
 from cluster.frontend import Frontend
 from cluster.frontend_settings import FrontendSettings
 from cluster.key_file import KeyFile
+from cluster.metering import Accounts
 from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
 from cluster.metric_sink import Totals
 from cluster.metrics import RaySink, every_second, replica_name
@@ -40,6 +41,7 @@ class FrontReplica:
         self._frontend = Frontend(settings, tokenizer, serve_pools, sink)
         self._admission = Admission(ingress.max_ongoing_requests)
         self._keys = None if keys_path is None else KeyFile(keys_path)
+        self._accounts = Accounts()
         self._debug_route = ingress.debug_route
         self._totals = Totals(sink)
         announce(sink)
@@ -47,11 +49,14 @@ class FrontReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is constructed."""
-        return build_api(self._frontend, self._admission, keys=self._keys, debug_route=self._debug_route)
+        return build_api(
+            self._frontend, self._admission, keys=self._keys, accounts=self._accounts, debug_route=self._debug_route
+        )
 
     def _record(self) -> None:
         if self._keys is not None:
             self._keys.refresh()
+        self._accounts.tell(self._totals)
         self._totals.tell(REFUSED_REQUESTS, self._admission.num_refused)
         self._totals.tell(RESUMED_REQUESTS, self._frontend.num_resumed)
 

@@ -20,7 +20,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster import loadtest
 from cluster.load_command import JobError
-from cluster.loadtest.job import BEGIN, SETTINGS_FILE, report_in
+from cluster.loadtest.api_key import api_key
+from cluster.loadtest.job import BEGIN, KEY_FILE, SETTINGS_FILE, report_in
 from cluster.loadtest.output import tell
 from cluster.loadtest.settings import Settings, settings_of
 
@@ -32,14 +33,14 @@ STATUS_PERIOD_S = 0.5
 
 def run_as_job(options: argparse.Namespace) -> int:
     """`raydix loadtest`; returns the exit status. Raises JobError or SettingsError."""
-    return tell(report_of_job(settings_of(options), options.address), options)
+    return tell(report_of_job(settings_of(options), api_key(), options.address), options)
 
 
-def report_of_job(settings: Settings, address: str | None) -> dict[str, Any]:
+def report_of_job(settings: Settings, key: str | None, address: str | None) -> dict[str, Any]:
     """Run a load test on a cluster; see `connect` for the address. Raises JobError."""
     try:
         client = connect(address)
-        with job_directory(settings) as directory:
+        with job_directory(settings, key) as directory:
             job_id = submit(client, directory, settings)
         return finished(client, job_id)
     except ConnectionError as error:
@@ -67,8 +68,11 @@ def submit(client: JobSubmissionClient, directory: Path, settings: Settings) -> 
 
 
 @contextlib.contextmanager
-def job_directory(settings: Settings) -> Iterator[Path]:
-    """A folder with the client, its settings, and the trace where there is one: all that the job needs."""
+def job_directory(settings: Settings, key: str | None = None) -> Iterator[Path]:
+    """A folder with the client, its settings, and the trace and the API's key where there are such: all it needs.
+
+    The key is a file because Ray shows a job's command line, its metadata and its variables to who lists jobs.
+    """
     with tempfile.TemporaryDirectory(prefix="raydix-load-") as name:
         directory, source = Path(name), Path(loadtest.__file__).parent
         package = directory / "cluster" / "loadtest"
@@ -78,6 +82,8 @@ def job_directory(settings: Settings) -> Iterator[Path]:
             shutil.copy(settings.trace, directory / TRACE_FILE)
         values = asdict(settings) | {"trace": settings.trace and TRACE_FILE}
         (directory / SETTINGS_FILE).write_text(json.dumps(values), "utf-8")
+        if key is not None:
+            (directory / KEY_FILE).write_text(key, "ascii")
         yield directory
 
 

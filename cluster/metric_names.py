@@ -109,6 +109,10 @@ REQUEST_PROMPT_TOKENS = tokens("vllm_request_prompt_tokens", "prompt tokens of r
 REQUEST_GENERATION_TOKENS = tokens("vllm_request_generation_tokens", "tokens given to requests that came to an end")
 RESUMED_REQUESTS = counter("raydix_resumed_requests", "", "times that a request went on after its worker was lost")
 REFUSED_REQUESTS = counter("raydix_refused_requests", "", "requests refused with 429")
+TENANT_TOKENS = counter("raydix_tenant_tokens", "tokens", "tokens of prompts and completions, by tenant", "tenant")
+TENANT_REFUSED_REQUESTS = counter(
+    "raydix_tenant_refused_requests", "", "requests refused because they were more than their tenant may have", "tenant"
+)
 
 # Of each front door's router to each pool.
 ROUTER_DECISIONS = counter("raydix_router_decisions", "", "requests placed: prefix, load, cold", "reason")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from cluster.caller import Caller
 from cluster.errors import ApiError
 from cluster.frontend_settings import FrontendSettings
 from cluster.messages import ChatMessage, conversation
@@ -39,9 +40,7 @@ class RequestBuilder:
             message = f"{param}: token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
             raise ApiError(400, message, param=param, code="invalid_value")
 
-    async def build(
-        self, body: ChatBody | CompletionBody, request_id: str, session: str | None
-    ) -> list[GenerationRequest]:
+    async def build(self, body: ChatBody | CompletionBody, request_id: str, caller: Caller) -> list[GenerationRequest]:
         """A request for each prompt, with ids of their own."""
         self.check_model(body.model)
         self._check_named_tokens(body)
@@ -49,7 +48,7 @@ class RequestBuilder:
         asked = [self._checked(body, tokens) for tokens in prompts]
         ids = (f"{request_id}.{count}" if count else request_id for count in range(len(prompts)))
         return [
-            self._request(body, tokens, max_tokens, one_id, session or body.session)
+            self._request(body, tokens, max_tokens, one_id, caller)
             for one_id, tokens, max_tokens in zip(ids, prompts, asked, strict=True)
         ]
 
@@ -123,16 +122,18 @@ class RequestBuilder:
         self.check_tokens(body.stop_token_ids or [], "stop_token_ids")
 
     def _request(
-        self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, session: str | None
+        self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, caller: Caller
     ) -> GenerationRequest:
-        hashes, _ = self._hasher.hash_blocks(token_bytes(tokens))
+        salt = caller.cache_salt(body.cache_salt)
+        hashes, _ = self._hasher.hash_blocks(token_bytes(tokens), self._hasher.start(salt))
         return GenerationRequest(
             request_id,
             tuple(tokens),
             body.sampling(max_tokens),
             tuple(hashes),
-            session,
+            caller.session or body.session,
             timeout_s=self._settings.request_timeout_s,
+            cache_salt=salt,
         )
 
 

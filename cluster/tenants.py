@@ -17,21 +17,29 @@ TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 KeyDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class TenantEntry(Section):
-    """One tenant of the file.
+class Limits(Section):
+    """What a tenant may take of one front door; None for no limit.
 
     Attributes:
-        keys: SHA-256 of each of its keys, in hexadecimal. A key is 256 random bits, so a plain hash is enough.
-        requests_per_minute: that it may begin, in bursts of as many.
+        requests_per_minute: that it begins, in bursts of as many.
         tokens_per_minute: of prompts and completions.
         concurrent_requests: in flight.
     """
 
-    tenant: TenantName
-    keys: Annotated[list[KeyDigest], Field(min_length=1)]
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     concurrent_requests: Count | None = None
+
+
+class TenantEntry(Limits):
+    """One tenant of the file.
+
+    Attributes:
+        keys: SHA-256 of each of its keys, in hexadecimal. A key is 256 random bits, so a plain hash is enough.
+    """
+
+    tenant: TenantName
+    keys: Annotated[list[KeyDigest], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

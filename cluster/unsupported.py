@@ -9,7 +9,6 @@ from pydantic_core import PydanticCustomError
 Unsupported = dict[str, tuple[Any, ...]]  # by name, the values that ask for nothing
 
 EVERYWHERE: Unsupported = {
-    "cache_salt": (None,),
     "prompt_embeds": (None,),
     "service_tier": (None, "auto", "default"),
     "structured_outputs": (None,),

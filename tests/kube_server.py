@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         if "watch" in parse_qs(path.query):
             return self.watch(meant)
         if path.path.endswith("/log"):
-            return self.answer(200, "what the container said\n")
+            return self.answer(200, self.store.logs.get((meant.kind.plural, meant.namespace, meant.name), ""))
         return self.list(meant) if not meant.name else self.get(meant)
 
     def do_POST(self) -> None:

@@ -14,7 +14,17 @@ Key = tuple[str, str, str]  # plural, namespace, name
 
 def condition(name: str) -> Object:
     """The status of an object that has come to where this condition holds."""
-    return {"conditions": [{"type": name, "status": "True"}], "observedGeneration": 1}
+    return {"conditions": [{"type": name, "status": "True"}]}
+
+
+def generation(before: Object | None, new: Object) -> int:
+    """How often the object has been changed, but for its metadata and status."""
+    if before is None:
+        return 1
+    same = before.keys() - {"status"} == new.keys() and all(
+        before[key] == new[key] for key in new.keys() - {"metadata"}
+    )
+    return int(before["metadata"]["generation"]) + (not same)
 
 
 # What the controllers of a real cluster would have made of an object after a while.
@@ -33,12 +43,14 @@ class Store:
 
     Attributes:
         on_create: called with each new object, by kind; what it returns becomes the status.
+        logs: what containers of pods said, by pod.
     """
 
     objects: dict[Key, Object] = field(default_factory=dict)
     changes: list[tuple[str, Key, Object]] = field(default_factory=list)
     on_create: dict[str, Callable[[Object], Object]] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    logs: dict[Key, str] = field(default_factory=dict)
 
     def put(self, kind: Kind, namespace: str, item: Object) -> Object:
         """Create an object, or replace all of it but what the server itself says of it."""
@@ -49,7 +61,7 @@ class Store:
             meta = new["metadata"]
             meta["uid"] = before["metadata"]["uid"] if before else f"uid-{len(self.changes)}"
             meta["creationTimestamp"] = "2026-01-01T00:00:00Z"
-            meta["generation"] = 1
+            meta["generation"] = generation(before, new)
             if kind.namespaced:
                 meta["namespace"] = namespace
             status = before.get("status") if before else self.first_status(new)

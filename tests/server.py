@@ -13,20 +13,11 @@ from pathlib import Path
 import openai
 import pytest
 
+from bench.processes import living_in
 from cluster.haproxy import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 400
-
-
-def living_in(directory: Path) -> set[int]:
-    """Processes whose working directory it is: all that a server started there, orphans too."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if link.readlink() == directory:
-                found.add(int(link.parent.name))
-    return found
 
 
 def assert_none_left(directory: Path) -> None:

@@ -13,8 +13,9 @@ DONE = "data: [DONE]\n\n"
 class Conversation:
     """One request, and the means to answer it."""
 
-    def __init__(self, path: str, body: Json, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, path: str, headers: dict[str, str], body: Json, writer: asyncio.StreamWriter) -> None:
         self.path = path
+        self.headers = headers
         self.body = body
         self.gone = asyncio.Event()
         self._writer = writer
@@ -77,10 +78,9 @@ async def sse_server(script: Script) -> AsyncIterator[str]:
 async def serve(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, one request."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        path, body = await read_request(reader)
-        conversation = Conversation(path, body, writer)
+        conversation = Conversation(*await read_request(reader), writer)
         watching = asyncio.create_task(watch(reader, conversation))
-        await (models if path == "/v1/models" else script)(conversation)
+        await (models if conversation.path == "/v1/models" else script)(conversation)
         watching.cancel()
     writer.close()
     with contextlib.suppress(ConnectionError):
@@ -94,13 +94,14 @@ async def watch(reader: asyncio.StreamReader, conversation: Conversation) -> Non
     conversation.gone.set()
 
 
-async def read_request(reader: asyncio.StreamReader) -> tuple[str, Json]:
-    """Path and body."""
+async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], Json]:
+    """Path, headers by their names in lower case, and body."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    pairs = (line.split(": ", 1) for line in head[1:] if line)
+    headers = {name.lower(): value for name, value in pairs}
     length = int(headers.get("content-length", 0))
     content = await reader.readexactly(length)
-    return head[0].split()[1], json.loads(content) if content else {}
+    return head[0].split()[1], headers, json.loads(content) if content else {}
 
 
 async def models(conversation: Conversation) -> None:

@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.answers import Json
+from cluster.caller import ANYBODY
 from cluster.errors import ApiError
 from cluster.protocol import ChatBody, CompletionBody
 from cluster.request_builder import RequestBuilder
@@ -115,7 +116,7 @@ def test_a_long_text_is_refused_before_it_is_tokenised(tokenizer: Tokenizer, mon
     chat = ChatBody.model_validate({"model": "tiny", "messages": said})
     for body in (CompletionBody(model="tiny", prompt=too_long), chat):
         with pytest.raises(ApiError, match="characters has more") as refused:
-            asyncio.run(RequestBuilder(SETTINGS, tokenizer).build(body, "r", None))
+            asyncio.run(RequestBuilder(SETTINGS, tokenizer).build(body, "r", ANYBODY))
         assert refused.value.code == "context_length_exceeded"
 
 

@@ -113,6 +113,26 @@ def test_what_is_sent_runs_where_nothing_else_is_there(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
+def test_the_key_is_in_a_file_of_the_job_and_nowhere_that_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray job list` prints command line, metadata and variables."""
+    sent: list[dict[str, Any]] = []
+    files: list[str] = []
+
+    class Client:
+        def submit_job(self, **job: Any) -> str:
+            sent.append(job)
+            files.append((Path(job["runtime_env"]["working_dir"]) / "api_key").read_text())
+            return "load-1"
+
+    monkeypatch.setenv("RAYDIX_API_KEY", "rx-secret")
+    monkeypatch.setattr(load_job, "connect", lambda address: Client())
+    monkeypatch.setattr(load_job, "finished", lambda client, job_id: {"total": job_id})
+    monkeypatch.setattr(load_job, "tell", lambda written, options: 0)
+    assert main(["loadtest", "--profile", "unique"]) == 0
+    assert files == ["rx-secret"]
+    assert "rx-secret" not in str(sent)
+
+
 def test_a_cluster_without_a_job_server_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

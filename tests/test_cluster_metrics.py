@@ -29,7 +29,7 @@ def sink() -> FakeSink:
 
 
 def test_names_are_unique_and_each_kind_is_exported_as_prometheus_has_it() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS) == 28
+    assert len({metric.name for metric in METRICS}) == len(METRICS) == 30
     assert {metric.name.partition("_")[0] for metric in METRICS} == {"vllm", "raydix"}
     assert names.PROMPT_TOKENS.exported == ("ray_vllm_prompt_tokens_total",)
     assert names.KV_USAGE.exported == ("ray_vllm_kv_cache_usage_perc",)

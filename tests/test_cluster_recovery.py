@@ -11,7 +11,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.server import Server, living_in, served
+from bench.processes import living_in
+from tests.server import Server, served
 
 pytestmark = pytest.mark.ray
 CONFIG = """

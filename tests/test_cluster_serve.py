@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from bench.first_token import first_token_s
-from tests.server import START_TIMEOUT_S, Server, assert_none_left, listening, living_in, name_of, served
+from bench.processes import living_in
+from tests.server import START_TIMEOUT_S, Server, assert_none_left, listening, name_of, served
 from workers.weights.model_dir import TINY_MODEL
 
 pytestmark = pytest.mark.ray

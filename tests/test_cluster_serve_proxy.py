@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.server import Server, assert_none_left, living_in, name_of, served
+from bench.processes import living_in
+from tests.server import Server, assert_none_left, name_of, served
 
 pytestmark = pytest.mark.ray
 CONFIG = "http: {{port: {port}, proxy: serve}}\n"

@@ -10,9 +10,11 @@ import helm_python as helm
 import pytest
 import yaml
 
+from cluster.haproxy import proxy_directory
 from tests.helm_chart import NAMESPACE, RELEASE, VALUE_SETS, value_set
 from tests.helm_kinds import needs_crds
 from tests.helm_release import Cluster, cluster
+from tests.kube_operator import operating
 
 NAME = f"{RELEASE}-raydix"
 STARTING = {"conditions": [{"type": "Ready", "status": "False", "reason": "Initializing"}], "observedGeneration": 1}
@@ -110,8 +112,21 @@ def test_a_service_that_does_not_become_ready_fails_the_install(kube: Cluster) -
         kube.install(value_set("minimal"), timeout_s=3)
 
 
+def test_what_the_operator_cannot_do_ends_the_install_at_once_with_the_reason(kube: Cluster) -> None:
+    values = value_set("minimal") | {"ray": {"auth": {"existingSecret": "absent"}}}
+    began_s = time.monotonic()
+    with (
+        proxy_directory() as directory,
+        operating(kube.store, directory),
+        pytest.raises(helm.HelmError, match="there is no Secret absent"),
+    ):
+        kube.install(values)
+    assert time.monotonic() - began_s < 20, "Helm would have waited for a minute"
+
+
 def test_the_test_of_the_release_runs_its_pod(kube: Cluster) -> None:
     kube.install(value_set("minimal"))
+    kube.store.logs["pods", NAMESPACE, f"{NAME}-test-api"] = "what the container said"
     assert "what the container said" in kube.config.test(RELEASE, timeout=30, logs=True)["logs"]
     kube.store.on_create["Pod"] = lambda pod: {"phase": "Failed"}
     with pytest.raises(helm.HelmError):

@@ -55,6 +55,36 @@ def test_the_request_asks_for_a_stream_with_usage_and_a_fixed_length() -> None:
     ]
 
 
+@pytest.mark.parametrize(("key", "header"), [("abc", "Bearer abc"), (None, None)])
+def test_a_key_is_sent_where_there_is_one(key: str | None, header: str | None) -> None:
+    headers = []
+
+    async def note(conversation: Conversation) -> None:
+        headers.append(conversation.headers.get("authorization"))
+        await echo(conversation)
+
+    async def talk() -> None:
+        async with sse_server(note) as url:
+            assert (await Client(url, "stub", "completions", 20, key).ask(ASK)).outcome == "answered"
+
+    asyncio.run(talk())
+    assert headers == [header]
+
+
+def test_a_server_that_wants_a_key_is_told_apart() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def ask() -> None:
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            await only_model(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5)
+
+    with pytest.raises(NoServer, match="set RAYDIX_API_KEY"):
+        asyncio.run(ask())
+
+
 def test_times_are_where_the_waits_were() -> None:
     async def slow(conversation: Conversation) -> None:
         await asyncio.sleep(0.1)

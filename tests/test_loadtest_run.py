@@ -130,6 +130,40 @@ def test_a_run_reports_all_its_requests_and_none_of_the_warm_up(
     assert svg.read_text().startswith("<svg")
 
 
+class KeyNoted:
+    """Answers like `echo`, and notes the key that each request shows."""
+
+    def __init__(self) -> None:
+        self.shown = set[str | None]()
+
+    async def __call__(self, conversation: Conversation) -> None:
+        self.shown.add(conversation.headers.get("authorization"))
+        await echo(conversation)
+
+
+def test_the_key_of_the_environment_is_sent_and_not_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYDIX_API_KEY", "rx-secret\n")
+    script = KeyNoted()
+    with served(script) as url:
+        assert main(["--profile", "unique", "--url", url, "--requests", "3", "--json"]) == 0
+    assert script.shown == {"Bearer rx-secret"}
+    shown = capsys.readouterr()
+    assert "rx-secret" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("key", ["a\r\nHost: b", "a b", "schlüssel"])
+def test_what_can_be_no_key_is_refused_and_not_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYDIX_API_KEY", key)
+    assert main(["--profile", "unique"]) == 2
+    shown = capsys.readouterr().err
+    assert "RAYDIX_API_KEY holds characters" in shown
+    assert key not in shown
+
+
 async def fails_half(conversation: Conversation) -> None:
     if len(conversation.body["prompt"]) % 2:
         await conversation.begin(503, "text/plain")
@@ -158,6 +192,8 @@ def test_the_exit_status_tells_of_goodput(share: str, status: int, capsys: pytes
         (["--slo-ttft-ms", "nan"], "--slo-ttft-ms is nan"),
         (["--rates", "1,-1"], "--rates"),
         (["--profile", "trace"], "needs a --trace FILE"),
+        (["--profile", "rate-sweep", "--rate", "2"], "leave --rate out, or use --rates"),
+        (["--profile", "trace", "--rate", "2"], "leave --rate out, or use --speed"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +234,18 @@ def test_a_job_prints_its_report_between_marks(folder: Path) -> None:
     written = report_in(f"[ 2 s] progress\n{done.stdout}the end\n")
     assert written is not None
     assert written["total"]["answered"] == 3
+
+
+def test_a_job_takes_its_key_from_the_file_beside_it_and_closes_that(folder: Path) -> None:
+    script = KeyNoted()
+    (folder / "api_key").write_text("rx-secret")
+    with served(script) as url:
+        settings_file(folder, url=url)
+        done = alone(folder, "-m", "cluster.loadtest.job")
+    assert done.returncode == 0, done.stderr
+    assert script.shown == {"Bearer rx-secret"}
+    assert "rx-secret" not in done.stdout + done.stderr
+    assert (folder / "api_key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_job_that_was_not_good_enough_fails_and_has_a_report(folder: Path) -> None:

@@ -19,10 +19,11 @@ from collections.abc import AsyncIterator
 
 from bench.faults.inject import KINDS, Injector, say
 from bench.faults.load import Load
-from bench.faults.remote import Json, Remote, interruptible, remote
+from bench.faults.remote import Json, Remote, remote
 from bench.faults.report import report
 from bench.faults.requests import cases, pieces
 from bench.faults.sweep import sweep
+from bench.processes import interruptible
 from bench.timing import machine
 from cluster.config import ClusterConfig
 from cluster.haproxy import free_ports

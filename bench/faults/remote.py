@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+from bench.processes import kill_all_in
 
 ROOT = Path(__file__).resolve().parents[2]
 END_TIMEOUT_S = 60.0
@@ -72,26 +73,3 @@ def own_places(directory: Path) -> dict[str, str]:
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     own = {"HOME": str(directory), "RAY_TMPDIR": str(directory), "PYTHONPATH": str(ROOT)}
     return own | {"XDG_CACHE_HOME": cache}
-
-
-def interruptible() -> None:
-    """Have SIGTERM end this process as Ctrl-C does, cleaning up, and Ctrl-C as well where a shell had it ignored."""
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
-
-
-def kill_all_in(directory: Path) -> None:
-    """What is left of a cluster whose directory it is."""
-    for pid in living_in(directory):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def living_in(directory: Path) -> set[int]:
-    """Processes whose working directory it is: all that were started there, orphans too."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if link.readlink() == directory:
-                found.add(int(link.parent.name))
-    return found

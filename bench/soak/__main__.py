@@ -14,9 +14,10 @@ import time
 
 from bench.faults.inject import say
 from bench.faults.load import Load
-from bench.faults.remote import Json, Remote, interruptible
+from bench.faults.remote import Json, Remote
 from bench.faults.report import report
 from bench.faults.requests import Case, cases, pieces
+from bench.processes import interruptible
 from bench.soak.aborts import ABORTED, Crowd, growth, held, quiet
 from bench.soak.overload import overload
 from bench.soak.server import server

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.cluster import obey, own_answers
-from bench.faults.remote import living_in
+from bench.processes import living_in
 from cluster.config import ClusterConfig, parse_config
 from cluster.haproxy_launcher import LOOPBACK
 

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from bench.faults.remote import Json, Remote, kill_all_in, own_places, remote
+from bench.faults.remote import Json, Remote, own_places, remote
+from bench.processes import kill_all_in
 from cluster.haproxy import free_ports
 
 SERVES = "Ctrl-C stops it"

@@ -5,13 +5,14 @@ import time
 from contextlib import aclosing
 from typing import Any
 
+from cluster.loadtest.api_key import VARIABLE
 from cluster.loadtest.ask import Ask
 from cluster.loadtest.heard import Heard
 from cluster.loadtest.http_stream import Cut, Json, Malformed, Response, json_object, request
 from cluster.loadtest.settings import Endpoint
 
 PATHS: dict[Endpoint, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
-OK = 200
+OK, UNAUTHORIZED = 200, 401
 
 
 class NoServer(Exception):
@@ -21,11 +22,12 @@ class NoServer(Exception):
 class Client:
     """Asks one server. Nothing is kept between requests: each has its own connection."""
 
-    def __init__(self, url: str, model: str, endpoint: Endpoint, timeout_s: float) -> None:
+    def __init__(self, url: str, model: str, endpoint: Endpoint, timeout_s: float, key: str | None = None) -> None:
         self._url = base(url)
         self._model = model
         self._endpoint = endpoint
         self._timeout_s = timeout_s
+        self._key = key
 
     async def ask(self, ask: Ask) -> Heard:
         """All of the answer, or as much as the client stays for. Never raises: failures are heard too."""
@@ -45,7 +47,7 @@ class Client:
         return heard
 
     async def _listen(self, ask: Ask, heard: Heard) -> None:
-        async with request(self._url + PATHS[self._endpoint], self._body(ask)) as response:
+        async with request(self._url + PATHS[self._endpoint], self._body(ask), self._key) as response:
             if response.status != OK:
                 heard.error = f"http_{response.status}"
                 heard.detail = (await response.content())[:200].decode("utf-8", "replace")
@@ -109,11 +111,13 @@ def base(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-async def only_model(url: str, timeout_s: float) -> str:
+async def only_model(url: str, timeout_s: float, key: str | None = None) -> str:
     """The name of the first model that the server has. Raises NoServer where it cannot be asked."""
     try:
-        async with asyncio.timeout(timeout_s), request(f"{base(url)}/v1/models") as response:
+        async with asyncio.timeout(timeout_s), request(f"{base(url)}/v1/models", key=key) as response:
             content = await response.content()
+            if response.status == UNAUTHORIZED:
+                raise NoServer(f"{url} wants an API key that it knows: set {VARIABLE}")
             if response.status != OK:
                 raise NoServer(f"{url} answers /v1/models with {response.status}: {content[:200]!r}")
             return str(json_object(content)["data"][0]["id"])

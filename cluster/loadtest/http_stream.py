@@ -74,8 +74,8 @@ class Response:
 
 
 @contextlib.asynccontextmanager
-async def request(url: str, body: Json | None = None) -> AsyncIterator[Response]:
-    """Send a request over a connection of its own: GET, or POST of a body.
+async def request(url: str, body: Json | None = None, key: str | None = None) -> AsyncIterator[Response]:
+    """Send a request over a connection of its own: GET, or POST of a body; `key` is the API's, if it wants one.
 
     Raises:
         OSError: nothing listens there.
@@ -86,7 +86,7 @@ async def request(url: str, body: Json | None = None) -> AsyncIterator[Response]
     port = parts.port or (443 if tls else 80)
     reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
     try:
-        writer.write(request_bytes(parts.path, parts.netloc, body))
+        writer.write(request_bytes(parts.path, parts.netloc, body, key))
         yield await response(reader)
     finally:
         with contextlib.suppress(OSError):
@@ -105,10 +105,11 @@ async def response(reader: asyncio.StreamReader) -> Response:
         raise Malformed(f"the head of the answer: {error}") from error
 
 
-def request_bytes(path: str, host: str, body: Json | None) -> bytes:
+def request_bytes(path: str, host: str, body: Json | None, key: str | None) -> bytes:
     """The whole request."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+    lines += [f"Authorization: Bearer {key}"] if key else []
     lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"] if content else []
     return "\r\n".join([*lines, "\r\n"]).encode() + content
 

@@ -1,4 +1,4 @@
-"""The client inside a Ray job: settings from a file beside it, the report between two marks in the job's log."""
+"""The client inside a Ray job: settings and key from files beside it, the report between two marks in the job's log."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from cluster.loadtest.report import problem, report
 from cluster.loadtest.run import run
 from cluster.loadtest.settings import Settings, SettingsError
 
-SETTINGS_FILE = "settings.json"
+SETTINGS_FILE, KEY_FILE = "settings.json", "api_key"
 BEGIN, END = "<<< load test report", "load test report >>>"
 
 
@@ -20,12 +20,21 @@ def main() -> int:
     values = json.loads(Path(SETTINGS_FILE).read_text("utf-8"))
     try:
         settings = Settings(**values | {"rates": tuple(values["rates"])})
-        written = report(asyncio.run(run(settings)), settings)
+        written = report(asyncio.run(run(settings, key_beside())), settings)
     except (NoServer, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{BEGIN}\n{json.dumps(written)}\n{END}", flush=True)
     return 1 if problem(written) else 0
+
+
+def key_beside() -> str | None:
+    """The API's key, if one was sent. The file is closed to others from here on: Ray unpacks it readable by all."""
+    path = Path(KEY_FILE)
+    if not path.is_file():
+        return None
+    path.chmod(0o600)
+    return path.read_text("ascii")
 
 
 def report_in(log: str) -> dict[str, Any] | None:

@@ -32,10 +32,10 @@ class Run:
     late_ms: list[float] = field(default_factory=list)
 
 
-async def run(settings: Settings) -> Run:
-    """Warm up, then run the profile. Raises NoServer or SettingsError."""
-    model = settings.model or await only_model(settings.url, settings.timeout_s)
-    client = Client(settings.url, model, settings.endpoint, settings.timeout_s)
+async def run(settings: Settings, key: str | None = None) -> Run:
+    """Warm up, then run the profile, with a key where the API wants one. Raises NoServer or SettingsError."""
+    model = settings.model or await only_model(settings.url, settings.timeout_s, key)
+    client = Client(settings.url, model, settings.endpoint, settings.timeout_s, key)
     for number in range(settings.warm_up):
         await client.ask(unique_ask(settings, f"warm up {number}"))
     done = Run()

@@ -2,12 +2,14 @@
 
 import argparse
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 ProfileName = Literal["unique", "shared-prefix", "multi-turn", "trace", "rate-sweep", "cancellations"]
 Endpoint = Literal["completions", "chat"]
+OWN_TIMES: Mapping[ProfileName, str] = {"trace": "--speed", "rate-sweep": "--rates"}  # and the option that changes them
 
 
 class SettingsError(ValueError):
@@ -82,6 +84,9 @@ class Settings:
             raise SettingsError(f"--url is {self.url}; it must begin with http:// or https://")
         if not self.rates or min(self.rates) <= 0:
             raise SettingsError("--rates must name rates above 0")
+        if self.rate is not None and self.profile in OWN_TIMES:
+            instead = OWN_TIMES[self.profile]
+            raise SettingsError(f"--profile {self.profile} has times of its own: leave --rate out, or use {instead}")
         if self.profile == "trace" and not (self.trace and Path(self.trace).is_file()):
             raise SettingsError(f"--profile trace needs a --trace FILE that is there, not {self.trace}")
 

@@ -1,0 +1,142 @@
+"""A release that serves: Helm waits for raylets that the operator of the tests starts, and the API answers."""
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from bench.processes import living_in
+from cluster.haproxy import proxy_directory
+from tests.helm_chart import RELEASE
+from tests.helm_kinds import check
+from tests.helm_release import Cluster, cluster
+from tests.kube_operator import Operator, operating
+from tests.ray_cluster import RayCluster
+from tests.ray_nodes import DASHBOARD, RayNode
+from tests.server import assert_none_left
+
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+INSTALL_TIMEOUT_S, UPDATE_TIMEOUT_S = 400, 240
+PROMPT = "def read_file(path):"
+
+
+class Release:
+    """A release of the chart with a Ray cluster behind it."""
+
+    def __init__(self, kube: Cluster, operator: Operator) -> None:
+        self.kube, self.operator = kube, operator
+        self.values: dict[str, Any] = {
+            "config": {"http": {"port": operator.api_port}, "pools": {"decode": {"replicas": 1}}},
+            "groups": {name: {"cpus": 1} for name in ("prefill", "decode")},
+        }
+
+    @property
+    def ray(self) -> RayCluster:
+        assert self.operator.cluster is not None
+        return self.operator.cluster
+
+    @property
+    def nodes(self) -> dict[str, list[RayNode]]:
+        return {"head": [self.ray.head]} | self.ray.workers
+
+    def upgrade(self, section: dict[str, Any]) -> None:
+        """`helm upgrade --wait`, and then until Serve has made the change."""
+        self.values["config"] |= section
+        self.kube.upgrade(self.values)
+        deadline_s = time.monotonic() + UPDATE_TIMEOUT_S
+        while self.ray.states() != {"raydix": "RUNNING"}:
+            assert time.monotonic() < deadline_s, self.ray.applications()
+            time.sleep(0.5)
+
+    def complete(self, model: str) -> list[str]:
+        """A completion from the proxy of each worker pod."""
+        texts = []
+        for url in self.ray.endpoints():
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=8, temperature=0)
+            texts.append(answer.choices[0].text)
+        return texts
+
+    def raylets(self) -> dict[str, list[int]]:
+        return {name: [node.raylet for node in nodes] for name, nodes in self.nodes.items()}
+
+    def replicas(self) -> dict[str, set[tuple[str, int]]]:
+        """Name and process of each replica, by the group of the node that it runs on."""
+        return {name: {found for node in nodes for found in replicas_on(node)} for name, nodes in self.nodes.items()}
+
+
+def replicas_on(node: RayNode) -> Iterator[tuple[str, int]]:
+    for pid in living_in(node.place.directory):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+        if command.startswith("ray::ServeReplica:raydix:"):
+            yield command.removeprefix("ray::ServeReplica:raydix:"), pid
+
+
+@pytest.fixture(scope="module")
+def release() -> Iterator[Release]:
+    """Installed, and at the end uninstalled without a process left."""
+    with proxy_directory() as directory, cluster() as kube, operating(kube.store, directory) as operator:
+        release = Release(kube, operator)
+        kube.install(release.values, INSTALL_TIMEOUT_S)
+        yield release
+        places = [node.place for nodes in release.nodes.values() for node in nodes]
+        kube.config.uninstall(RELEASE, timeout=60)
+        for place in places:
+            assert_none_left(place.directory)
+
+
+def test_installed_means_serving(release: Release) -> None:
+    service = release.kube.service()
+    assert service["status"]["numServeEndpoints"] == 2
+    check(service)
+    first, second = release.complete("tiny")
+    assert first == second != ""
+
+
+def test_each_pools_workers_are_in_its_pods_and_none_on_the_head(release: Release) -> None:
+    names = {group: {name for name, _ in found} for group, found in release.replicas().items()}
+    assert names["head"] == set()
+    assert names["prefill"] - {"ingress"} == {"prefill"}
+    assert names["decode"] - {"ingress"} == {"decode"}
+    assert "ingress" in names["prefill"] | names["decode"]
+
+
+def test_rays_own_ports_ask_for_the_token_of_the_secret(release: Release) -> None:
+    url = f"http://{release.ray.head.place.at(DASHBOARD)}/api/version"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url)
+    refused.value.close()
+    assert refused.value.code == 401
+
+
+def test_the_test_of_the_release_asks_the_service(release: Release) -> None:
+    logs = release.kube.config.test(RELEASE, timeout=120, logs=True)["logs"]
+    assert "models: tiny" in logs
+    assert "completion: '" in logs
+
+
+def test_a_changed_configuration_goes_to_the_cluster_that_runs(release: Release) -> None:
+    text, raylets, replicas = release.complete("tiny")[0], release.raylets(), release.replicas()
+    release.upgrade({"served_model_name": "renamed"})
+    assert set(release.complete("renamed")) == {text}
+    with pytest.raises(openai.NotFoundError, match="serves 'renamed'"):
+        release.complete("tiny")
+    assert release.raylets() == raylets
+    assert not release.replicas()["prefill"] & replicas["prefill"], "every worker is replaced"
+    release.upgrade({"served_model_name": "tiny"})
+
+
+def test_another_replica_comes_in_a_pod_of_its_own_and_the_others_stay(release: Release) -> None:
+    raylets, replicas = release.raylets(), release.replicas()
+    release.upgrade({"pools": {"decode": {"replicas": 2}}})
+    assert release.raylets()["decode"][:1] == raylets["decode"]
+    assert len(release.raylets()["decode"]) == 2
+    now = release.replicas()
+    assert all(now[group] >= replicas[group] for group in replicas)
+    assert sum(name == "decode" for name, _ in now["decode"]) == 2
+    assert len(set(release.complete("tiny"))) == 1
