@@ -5,6 +5,7 @@ from importlib import metadata
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
+from cluster.access_log import AccessLog, Trace
 from cluster.admission import Admission, AdmissionMiddleware
 from cluster.answers import Json
 from cluster.auth import AuthMiddleware
@@ -29,14 +30,16 @@ def build_api(
     keys: KeyFile | None = None,
     accounts: Accounts | None = None,
     debug_route: bool = False,
+    trace: Trace | None = None,
 ) -> FastAPI:
     """The OpenAI API over one front door, for those with a key or, without `keys`, for everybody; and `/debug/route`
-    where it is asked for."""
+    where it is asked for. Requests are traced where there is a `trace`."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
     api.add_middleware(AdmissionMiddleware, admission=admission)
     api.add_middleware(MeteringMiddleware, accounts=Accounts() if accounts is None else accounts)
     if keys is not None:
         api.add_middleware(AuthMiddleware, owner_of=keys.owner_of)
+    api.add_middleware(AccessLog, trace=trace)
     install_handlers(api)
 
     @api.get("/v1/models")

@@ -50,7 +50,7 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
     routing: dict[str, Any] = {"root": root_hash(namespace, secret), "block_size": block_size}
     routing |= {"token": token, "model_name": config.model_name}
     places = {name: place(config, pool, gpus) for name, pool in config.pools.by_name.items()}
-    pools = {name: bind_pool(name, at, routing, settings, config.pools.drain_timeout_s) for name, at in places.items()}
+    pools = {name: bind_pool(config, name, at, routing, settings) for name, at in places.items()}
     longest = min(max_sequence_len(spec, at.engine) for at in places.values())
     limits = config.http.request_timeout_s, config.pools.local_prefill_tokens, engine.cache.enable_prefix_caching
     sizes = longest, spec.vocab_size, block_size
@@ -59,7 +59,7 @@ def build_app(config: ClusterConfig, gpus: float, worker_host: str | None = None
 
 
 def bind_pool(
-    name: PoolName, at: Placement, routing: dict[str, Any], settings: WorkerSettings, drain_timeout_s: float
+    config: ClusterConfig, name: PoolName, at: Placement, routing: dict[str, Any], settings: WorkerSettings
 ) -> serve.Application:
     """A pool of workers, routed to by our router."""
     router = RequestRouterConfig(
@@ -79,7 +79,8 @@ def bind_pool(
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
-        graceful_shutdown_timeout_s=drain_timeout_s,
+        graceful_shutdown_timeout_s=config.pools.drain_timeout_s,
+        logging_config=config.logs.for_serve,
     )
     return deployment.bind(replace(settings, engine=at.engine, pool=name))
 
@@ -98,8 +99,9 @@ def bind_ingress(
         num_replicas=config.ingress.replicas,
         max_ongoing_requests=config.ingress.max_ongoing_requests + ROOM_TO_REFUSE,
         ray_actor_options={"num_cpus": 0} | on_nodes(config.ingress.label_selector),
+        logging_config=config.logs.for_serve,
     )
-    return deployment.bind(front, pools, config.ingress, config.auth.keys_path)
+    return deployment.bind(front, pools, config.ingress, config.auth.keys_path, config.tracing)
 
 
 def on_nodes(selector: LabelSelector) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class AuthMiddleware:
         key = bearer_key(scope["headers"])
         owner = None if key is None else self._owner_of(key)
         if owner is not None:
-            await self._app({**scope, TENANT: owner}, receive, send)
+            scope[TENANT] = owner
+            await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:

@@ -25,6 +25,11 @@ class Batch:
         """How many there are of all prompts."""
         return sum(prompt.num_choices for prompt in self._prompts)
 
+    @property
+    def completions(self) -> list[Completion]:
+        """All of them, as they are numbered."""
+        return [one for prompt in self._prompts for one in prompt.completions]
+
     async def deltas(self) -> AsyncGenerator[ChoiceDelta]:
         """All pieces as they come. Closing it, or an error in one, ends them all."""
         streams = [prompt.deltas() for prompt in self._prompts]

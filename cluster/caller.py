@@ -1,12 +1,13 @@
 """Who asks, as far as that stands outside the body."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from cluster.account import Visit
 from cluster.auth import tenant_of
+from cluster.exchange import Exchange, exchange_of
 from cluster.metering import visit_of
 from workers.request import GenerationRequest
 
@@ -21,11 +22,13 @@ class Caller:
         session: what it calls its conversation.
         tenant: whose key it has; "" where no keys are asked for.
         visit: what its tokens are charged to; None where nothing is generated.
+        exchange: what is to be told of the request afterwards.
     """
 
     session: str | None = None
     tenant: str = ""
     visit: Visit | None = None
+    exchange: Exchange = field(default_factory=Exchange)
 
     def cache_salt(self, own: str | None) -> str:
         """Names those who may share its KV: its tenant, or fewer where it gives a salt of its own.
@@ -54,4 +57,5 @@ def caller_of(request: Request) -> Caller:
     """Who has sent an HTTP request."""
     tenant = tenant_of(request.scope)
     name = "" if tenant is None else tenant.tenant
-    return Caller(request.headers.get(SESSION_HEADER), name, visit_of(request.scope))
+    session = request.headers.get(SESSION_HEADER)
+    return Caller(session, name, visit_of(request.scope), exchange_of(request.scope))

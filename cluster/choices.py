@@ -1,7 +1,6 @@
 """The completions of one prompt, where more than one is asked for."""
 
 import asyncio
-import contextvars
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, TypeVar
@@ -9,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from cluster.answers import Usage
 from cluster.completion import Completion
 from cluster.journey import Journey
+from cluster.serve_logging import context_of_another_call
 from cluster.text_delta import TextDelta
 
 Item = TypeVar("Item")
@@ -26,20 +26,23 @@ class Choices:
     """`n` completions of a prompt, each a request of its own, that its client reads as one stream.
 
     The others start when the first has its first text: by then the prompt's KV lies in a cache, where they are sent.
+
+    Attributes:
+        completions: the `n`.
     """
 
     def __init__(self, completions: Sequence[Completion], journey_of: Callable[[Completion], Journey]) -> None:
-        self._completions = completions
+        self.completions = completions
         self._journey_of = journey_of
 
     @property
     def num_choices(self) -> int:
         """How many there are."""
-        return len(self._completions)
+        return len(self.completions)
 
     async def deltas(self) -> AsyncGenerator[ChoiceDelta]:
         """All pieces as they come. Closing it, or an error in one, ends them all."""
-        streams = [one.deltas(self._journey_of(one)) for one in self._completions]
+        streams = [one.deltas(self._journey_of(one)) for one in self.completions]
         async with aclosing(streams[0]) as first:
             async for delta in first:
                 yield ChoiceDelta(0, delta)
@@ -54,11 +57,11 @@ class Choices:
     def usage(self, block_size: int) -> Usage:
         """The prompt counts once. `block_size` is that of the cache that prompts are written to, 0 where there is
         none."""
-        first = self._completions[0]
+        first = self.completions[0]
         cacheable = len(first.request.block_hashes) * block_size
         return Usage(
             first.num_prompt_tokens,
-            sum(one.num_tokens for one in self._completions),
+            sum(one.num_tokens for one in self.completions),
             first.num_cached_tokens,
             max(cacheable - first.num_cached_tokens, 0),
         )
@@ -68,12 +71,12 @@ async def interleaved(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator
     """What all streams bring, each with the number of its stream, in the order in which it comes. Raises the first
     error of any.
 
-    Each is read in a context of its own: Serve tells the calls of one HTTP request apart by nothing, and where two wait
+    Each is read in a context of its own: Serve does not tell the calls of one HTTP request apart, and where two wait
     for a replica at once it gives one of them both.
     """
     arrived: asyncio.Queue[tuple[int, Item] | Exception | None] = asyncio.Queue(MAX_WAITING)
     tasks = [
-        asyncio.create_task(pump(index, stream, arrived), context=contextvars.Context())
+        asyncio.create_task(pump(index, stream, arrived), context=context_of_another_call())
         for index, stream in enumerate(streams)
     ]
     try:

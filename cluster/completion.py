@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from cluster.journey import Journey
+from cluster.leg import Leg
 from cluster.request_metrics import ABORT, ERROR, RequestTimer
 from cluster.text_delta import TextDelta
 from cluster.token_logprobs import DrawnToken, drawn_tokens
@@ -24,6 +25,8 @@ class Completion:
         request: it.
         num_tokens: generated so far.
         num_cached_tokens: of the prompt, whose KV was not computed again.
+        ending: how it ended: a finish reason of the API, `ABORT` or `ERROR`; empty until it has begun and ended.
+        legs: its calls to workers.
     """
 
     def __init__(
@@ -42,10 +45,13 @@ class Completion:
         self._tool_text = tool_text
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.ending = ""
+        self.legs: Sequence[Leg] = ()
 
     async def deltas(self, journey: Journey) -> AsyncGenerator[TextDelta]:
         """The completion piece by piece. Stops the request at a stop string; closing it aborts the request."""
         ending = ABORT  # unless it comes to another end before it is closed
+        self.legs = journey.legs
         try:
             async with aclosing(journey.outputs()) as outputs:
                 async for output in outputs:
@@ -59,6 +65,7 @@ class Completion:
             ending = ERROR
             raise
         finally:
+            self.ending = ending
             self._timer.end(ending, len(self.request.prompt_token_ids))
 
     @property

@@ -12,6 +12,7 @@ from cluster.section import ConfigError as ConfigError
 from cluster.section import Count as Count
 from cluster.section import Section as Section
 from cluster.section import explain
+from cluster.telemetry import LogsSection, TracingSection
 from router.policies import PolicyName
 from workers.async_worker import STEP_TIMEOUT_S
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
@@ -218,6 +219,8 @@ class ClusterConfig(Section):
     engine: EngineSection = EngineSection()
     pools: PoolsSection = PoolsSection()
     ingress: IngressSection = IngressSection()
+    tracing: TracingSection = TracingSection()
+    logs: LogsSection = LogsSection()
 
     @property
     def model_name(self) -> str:

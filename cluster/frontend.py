@@ -18,6 +18,7 @@ from cluster.choices import ChoiceDelta
 from cluster.completion import Completion
 from cluster.errors import ApiError, from_exception
 from cluster.event_stream import DONE, EventStreamResponse, sse
+from cluster.exchange import Exchange
 from cluster.failures import RequestFailures
 from cluster.frontend_settings import FrontendSettings
 from cluster.journey import Journey, Workers
@@ -79,13 +80,13 @@ class Frontend:
         self._builder.check_model(name)
         return model_card(name, self._created, self._settings.max_model_len)
 
-    async def completions(self, body: CompletionBody, caller: Caller = ANYBODY) -> Response:
+    async def completions(self, body: CompletionBody, caller: Caller) -> Response:
         """Complete prompts."""
         echoed = body.prompts if body.echo else []
         texts = [self._builder.text_of(prompt) for prompt in echoed for _ in range(body.num_choices)]
         return await self._answer(TextAnswer(body.model, texts), body, caller)
 
-    async def chat_completions(self, body: ChatBody, caller: Caller = ANYBODY) -> Response:
+    async def chat_completions(self, body: ChatBody, caller: Caller) -> Response:
         """Continue a conversation, by default up to the end of the context."""
         return await self._answer(ChatAnswer(body.model), body, caller)
 
@@ -133,10 +134,13 @@ class Frontend:
             raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
 
     async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, caller: Caller) -> Response:
+        exchange = caller.exchange
+        exchange.body = body
         timers = [RequestTimer(self._sink) for _ in range(body.num_prompts * body.num_drawn)]
         requests = await self._builder.build(body, answer.id, caller)
         batch = self._batch(requests, body, timers)
         caller.charge(requests, body.num_drawn, lambda: batch.usage(0).num_total)
+        exchange.answer_id, exchange.batch = answer.id, batch
         pieces = batch.deltas()
         try:
             first = await anext(pieces)  # an error before the first text still gets its own HTTP status
@@ -144,8 +148,8 @@ class Frontend:
                 drawn = await collected(first, pieces, len(timers))
                 return JSONResponse(answer.whole(likeliest(drawn, body), self._usage(batch)))
         except Exception as error:
-            raise self._logged(error, answer.id) from error
-        return EventStreamResponse(self._events(answer, batch, first, pieces, body.include_usage), pieces)
+            raise self._logged(error, exchange) from error
+        return EventStreamResponse(self._events(answer, exchange, batch, first, pieces, body.include_usage), pieces)
 
     def _batch(
         self, requests: Sequence[GenerationRequest], body: ChatBody | CompletionBody, timers: Sequence[RequestTimer]
@@ -167,6 +171,7 @@ class Frontend:
     async def _events(
         self,
         answer: Answer,
+        exchange: Exchange,
         batch: Batch,
         first: ChoiceDelta,
         pieces: AsyncGenerator[ChoiceDelta],
@@ -183,13 +188,15 @@ class Frontend:
                 yield sse(answer.usage_chunk(self._usage(batch)))
             yield DONE
         except Exception as error:
-            yield sse(self._logged(error, answer.id).body())
+            yield sse(self._logged(error, exchange).body())
 
-    def _logged(self, error: Exception, request_id: str) -> ApiError:
-        """What the client is told of an error; what nobody foresaw is logged with the request's id."""
+    def _logged(self, error: Exception, exchange: Exchange) -> ApiError:
+        """What the client is told of an error; what nobody foresaw is logged with the request's ids."""
         told = from_exception(error)
+        exchange.error = told.code
         if told.status >= 500:
-            logger.error("request %s failed", request_id, exc_info=error)
+            extra = {"request_id": exchange.request_id}
+            logger.error("request %s failed", exchange.answer_id, exc_info=error, extra=extra)
         return told
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from ray import serve
@@ -19,10 +20,16 @@ from cluster.metric_sink import Totals
 from cluster.metrics import RaySink, every_second, replica_name
 from cluster.pools import ServePools
 from cluster.request_metrics import announce
+from cluster.serve_logging import join_serve_log
+from cluster.telemetry import TracingSection
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import resolve_model_dir
 
+if TYPE_CHECKING:
+    from cluster.tracing import Tracer
+
 POOL = "ingress"  # in metrics
+FLUSH_S = 2.0  # for the last spans
 
 
 class FrontReplica:
@@ -34,7 +41,9 @@ class FrontReplica:
         pools: dict[PoolName, DeploymentHandle],
         ingress: IngressSection,
         keys_path: Path | None,
+        tracing: TracingSection,
     ) -> None:
+        join_serve_log()
         tokenizer = Tokenizer(resolve_model_dir(settings.model))
         serve_pools = ServePools(pools, settings.token, settings.local_prefill_tokens)
         sink = RaySink(settings.model_name, POOL, replica_name())
@@ -43,6 +52,7 @@ class FrontReplica:
         self._keys = None if keys_path is None else KeyFile(keys_path)
         self._accounts = Accounts()
         self._debug_route = ingress.debug_route
+        self._tracer = make_tracer(tracing) if tracing.is_on else None
         self._totals = Totals(sink)
         announce(sink)
         self._recording = asyncio.get_running_loop().create_task(every_second(self._record))
@@ -50,8 +60,18 @@ class FrontReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is constructed."""
         return build_api(
-            self._frontend, self._admission, keys=self._keys, accounts=self._accounts, debug_route=self._debug_route
+            self._frontend,
+            self._admission,
+            keys=self._keys,
+            accounts=self._accounts,
+            debug_route=self._debug_route,
+            trace=None if self._tracer is None else self._tracer.trace,
         )
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when the last request has been answered: its spans may not have been sent yet."""
+        if self._tracer is not None:
+            await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._tracer.close))], timeout=FLUSH_S)
 
     def _record(self) -> None:
         if self._keys is not None:
@@ -59,6 +79,14 @@ class FrontReplica:
         self._accounts.tell(self._totals)
         self._totals.tell(REFUSED_REQUESTS, self._admission.num_refused)
         self._totals.tell(RESUMED_REQUESTS, self._frontend.num_resumed)
+
+
+def make_tracer(tracing: TracingSection) -> "Tracer":
+    """What makes spans here. Only this loads OpenTelemetry."""
+    from cluster.span_exporter import make_exporter
+    from cluster.tracing import Tracer
+
+    return Tracer(make_exporter(tracing.endpoint), tracing.sampling_ratio, replica_name())
 
 
 IngressReplica = serve.ingress()(FrontReplica)

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Protocol, TypeVar
 
 from cluster.failures import Loss, NoWorkerError, QuarantinedError, RequestFailures, TimeIsOverError, WorkerLostError
+from cluster.leg import Leg
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, GenerationRequest, RequestOutput
 
@@ -48,6 +49,9 @@ class Journey:
 
     Args:
         failures: what all requests of this front door share: who may try again, and who may not come back.
+
+    Attributes:
+        legs: the calls to workers so far.
     """
 
     def __init__(self, request: GenerationRequest, workers: Workers, failures: RequestFailures) -> None:
@@ -60,6 +64,7 @@ class Journey:
         self._num_absent = 0
         self._alone_for = 0
         self._unreached_since_s: float | None = None
+        self.legs: list[Leg] = []
 
     async def outputs(self) -> AsyncGenerator[RequestOutput]:
         """All tokens, each once. Closing it ends the request wherever it is.
@@ -87,23 +92,28 @@ class Journey:
                 raise TimeIsOverError
             request = request.resumed(self._output_token_ids, attempt, left_s)
             try:
-                async with aclosing(self._attempt(request, deadline_s)) as outputs:
+                async with aclosing(self._attempt(request, attempt, deadline_s)) as outputs:
                     async for output in outputs:
                         yield output
                         if output.finish_reason is not None:
                             return
             except WorkerLostError as lost:
+                self.legs[-1].end(lost.loss)
                 await self._recover(lost, attempt, deadline_s)
 
-    async def _attempt(self, request: GenerationRequest, deadline_s: float | None) -> AsyncGenerator[RequestOutput]:
-        prefilled = None
+    async def _attempt(
+        self, request: GenerationRequest, attempt: int, deadline_s: float | None
+    ) -> AsyncGenerator[RequestOutput]:
+        leg, prefilled = self._new_leg(attempt), None
         if not await self._workers.starts_at_decode(request):
-            prefilled = await self._prefilled(request, deadline_s)
+            prefilled = await self._prefilled(request, leg, deadline_s)
         ticket = prefilled.ticket if prefilled else None
         try:
             if prefilled is not None:
                 yield prefilled.first_output
-            decoding = self._watched(self._workers.decode(request, prefilled), request, deadline_s)
+                leg = self._new_leg(attempt)
+            leg.work = "decode"
+            decoding = self._watched(self._workers.decode(request, prefilled), request, leg, deadline_s)
             async with aclosing(decoding) as outputs:
                 async for output in outputs:
                     self._unreached_since_s = None  # not before: prefills that nobody goes on with are no service
@@ -113,12 +123,13 @@ class Journey:
             if ticket is not None:  # nobody may have come for the KV
                 self._workers.abort(ticket.endpoint, ticket.request_id)
 
-    async def _prefilled(self, request: GenerationRequest, deadline_s: float | None) -> Prefilled:
-        async with aclosing(self._watched(self._workers.prefill(request), request, deadline_s)) as outcomes:
+    async def _prefilled(self, request: GenerationRequest, leg: Leg, deadline_s: float | None) -> Prefilled:
+        leg.work = "prefill"
+        async with aclosing(self._watched(self._workers.prefill(request), request, leg, deadline_s)) as outcomes:
             return await anext(outcomes)
 
     async def _watched(
-        self, stream: AsyncGenerator[Beat | Item], request: GenerationRequest, deadline_s: float | None
+        self, stream: AsyncGenerator[Beat | Item], request: GenerationRequest, leg: Leg, deadline_s: float | None
     ) -> AsyncGenerator[Item]:
         """What a stream brings besides signs of life. A stream left early is ended at its worker too."""
         endpoint, ended, silence = "", False, Loss.UNREACHED
@@ -127,6 +138,7 @@ class Journey:
                 while True:
                     item = await self._next(stream, deadline_s, silence)
                     silence = Loss.SILENT
+                    leg.take(item)
                     if isinstance(item, Beat):
                         endpoint = item.endpoint
                         continue
@@ -137,6 +149,7 @@ class Journey:
                 raise
             raise WorkerLostError(Loss.ABSENT) from lost
         finally:
+            leg.end()
             if endpoint and not ended:
                 self._workers.abort(endpoint, request.request_id)
 
@@ -151,6 +164,10 @@ class Journey:
             raise WorkerLostError(silence) from None
         except StopAsyncIteration:
             raise WorkerLostError(Loss.LEFT) from None
+
+    def _new_leg(self, attempt: int) -> Leg:
+        self.legs.append(Leg(attempt))
+        return self.legs[-1]
 
     async def _recover(self, lost: WorkerLostError, attempt: int, deadline_s: float | None) -> None:
         """Wait for the next attempt, or give up."""

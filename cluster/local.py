@@ -24,7 +24,6 @@ from workers.engine.build import check_model
 from workers.weights.model_dir import resolve_model_dir
 
 APP_NAME = "raydix"
-LOGGING = {"log_level": "WARNING"}  # the terminal is for progress and trouble; Ray keeps full logs in its directory
 LOOPBACK = "127.0.0.1"
 STATUS_PERIOD_S = 2.0
 SERVE_WAITS_S = 5.0  # longer than a request may take, for the ingress to say so itself
@@ -74,7 +73,7 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
         say("starting Serve")
         late_s = config.http.request_timeout_s + SERVE_WAITS_S
         http = {"host": config.http.host, "port": config.http.port, "request_timeout_s": late_s}
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=config.logs.for_serve)
         say(f"loading {config.model}")
         with progress():
             deploy(app)
@@ -112,7 +111,7 @@ def agent_port_of_its_own() -> Iterator[None]:
 def deploy(app: serve.Application) -> None:
     """Run the application. Raises DeployError where a replica cannot start."""
     try:
-        serve.run(app, name=APP_NAME, route_prefix="/", logging_config=LOGGING)
+        serve.run(app, name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
         raise DeployError(f"the cluster did not come up: {error} The log above has the reason") from error
 

@@ -13,6 +13,7 @@ from cluster.event_relay import EventPublisher
 from cluster.kv_transfer import ABORT
 from cluster.metrics import RaySink, replica_name
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
+from cluster.serve_logging import join_serve_log
 from cluster.worker_metrics import WorkerMetrics
 from cluster.worker_server import Context, WorkerServer
 from radix.event_batch import EventBatch
@@ -55,9 +56,11 @@ class WorkerHost(Generic[Output]):
     """Runs one worker inside a Serve replica."""
 
     def __init__(self, worker: Worker[Output], built: BuiltEngine, settings: WorkerSettings) -> None:
+        join_serve_log()
         full_step_s = warm_up(built.engine, settings.engine.scheduler.max_num_batched_tokens)
         step_timeout_s = max(settings.step_timeout_s, full_step_s)
-        self.server = WorkerServer(settings.token, settings.worker_host or ray.util.get_node_ip_address())
+        host = settings.worker_host or ray.util.get_node_ip_address()
+        self.server = WorkerServer(settings.token, host, name=replica_name())
         self.worker = AsyncWorker(worker, self._publish, step_timeout_s)
         self._publisher = EventPublisher(self.server, self.worker.epoch, self.worker.snapshot)
         self._engine = built.engine

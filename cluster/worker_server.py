@@ -29,12 +29,14 @@ class WorkerServer:
         token: shared by all of the cluster.
         host: address to listen on.
         port: 0 for one that the system chooses.
+        name: what the worker is called in metrics and logs.
     """
 
-    def __init__(self, token: str, host: str, port: int = 0) -> None:
+    def __init__(self, token: str, host: str, port: int = 0, name: str = "") -> None:
         self._token = token
         self._host = host
         self._port = port
+        self.name = name
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._server: grpc.aio.Server | None = None
         self.endpoint = ""  # `host:port`, once it listens

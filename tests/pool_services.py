@@ -18,6 +18,7 @@ from workers.request import Beat, GenerationRequest, RequestOutput
 
 class Address:
     endpoint = "here:1"
+    name = "a"
 
 
 class Services:

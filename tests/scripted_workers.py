@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cluster.answers import Json
 from cluster.failures import Loss, RequestFailures, WorkerLostError
 from cluster.journey import Journey
+from cluster.route_question import RouteQuestion
 from workers.pools.kv_handoff import KVTicket, Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestOutput, SamplingParams
 
@@ -104,7 +106,7 @@ class ScriptedWorkers:
         fate = self._fates[endpoint].popleft() if self._fates[endpoint] else None
         self.num_open += 1
         try:
-            for count, item in enumerate([Beat(endpoint), *items]):
+            for count, item in enumerate([Beat(endpoint, f"worker at {endpoint}"), *items]):
                 await asyncio.sleep(0)
                 if fate is not None and count == fate.after:
                     if fate.then == "ends":
@@ -113,6 +115,13 @@ class ScriptedWorkers:
                 yield item
         finally:
             self.num_open -= 1
+
+
+class ScriptedPools(ScriptedWorkers):
+    """With routers that are not asked."""
+
+    async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
+        raise AssertionError("nobody asks")
 
 
 def run(workers: ScriptedWorkers, doing: Awaitable[Result]) -> Result:

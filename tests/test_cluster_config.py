@@ -94,6 +94,10 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ),
         ({"pools": {"decode": {"policy": "random"}}}, "pools.decode.policy.*'round_robin'"),
         ({"ingress": {"debug_route": "yes"}}, "ingress.debug_route"),
+        ({"tracing": {"endpoint": "collector:4317"}}, "tracing.endpoint: .* such as http://host:4318, not 'collector"),
+        ({"tracing": {"endpoint": "http://collector:4318/v1/traces"}}, "tracing.endpoint: .* without a path"),
+        ({"tracing": {"sampling_ratio": 1.5}}, "tracing.sampling_ratio: .* less than or equal to 1"),
+        ({"logs": {"encoding": "JSON"}}, "logs.encoding: .* 'text' or 'json'"),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], named: str) -> None:

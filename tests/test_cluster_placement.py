@@ -77,7 +77,7 @@ def test_more_gpus_than_there_are_is_an_error_and_not_a_wait() -> None:
 def test_the_deployment_asks_ray_for_it_and_its_workers_get_the_device() -> None:
     at = placed(1, pools={"decode": {"num_cpus": 2.0}})
     settings = WorkerSettings("tiny", parse_config({}).engine.engine_config(), b"", "", None, 8.0, "tiny")
-    deployment = bind_pool("decode", at, {}, settings, 30.0)._bound_deployment
+    deployment = bind_pool(parse_config({}), "decode", at, {}, settings)._bound_deployment
     assert deployment.ray_actor_options == {"num_cpus": 2.0, "num_gpus": 0.5}
     assert deployment.init_args[0].engine.weights.device == "cuda"
 

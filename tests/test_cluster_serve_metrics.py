@@ -1,5 +1,7 @@
-"""The real application on real Ray: every documented metric is exported, and says what was done."""
+"""The real application on real Ray: every documented metric is exported and says what was done, and so do the spans and
+the log of a request."""
 
+import json
 import os
 import re
 import time
@@ -7,23 +9,39 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import openai
 import pytest
 from openai.types import CompletionUsage
 
 from cluster.metric_names import exported_names
 from cluster.prometheus_text import Samples, parse
+from tests.otlp_collector import Collector, Received, collecting
 from tests.server import Server, served
 
 pytestmark = pytest.mark.ray
-CONFIG = "http: {{port: {port}}}\npools: {{local_prefill_tokens: 0}}\n"  # every prompt goes through both pools
+CONFIG = """
+http: {{port: {port}}}
+pools: {{local_prefill_tokens: 0}}  # every prompt goes through both pools
+tracing: {{endpoint: "COLLECTOR"}}
+logs: {{encoding: json}}
+"""
 PROMPT = (Path(os.__file__).parent / "heapq.py").read_text("utf-8")[:3000]
+Found = TypeVar("Found")
 PATIENCE_S = 90  # Ray passes metrics on every ten seconds
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Server]:
+    config = CONFIG.replace("COLLECTOR", collector.endpoint)
+    with served(tmp_path_factory.mktemp("r"), config) as server:
         yield server
 
 
@@ -121,3 +139,62 @@ def test_every_worker_has_a_name_of_its_own(told: Told) -> None:
     engines = [labels["engine"] for labels, _ in told.samples.series["ray_vllm_kv_cache_usage_perc"]]
     assert len(engines) == len(set(engines)) == 2
     assert all(engines)
+
+
+def patiently(look: Callable[[], list[Found]]) -> Found:
+    """The one thing that is there to be found, sooner or later."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not (found := look()) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    (one,) = found
+    return one
+
+
+def line_on(server: Server, request_id: str) -> dict[str, Any]:
+    """The line of all replicas' logs on a request. It is written when the answer has been sent."""
+    files = list(server.directory.glob("ray/session_2*/logs/serve/replica_*.log"))
+    assert len(files) == 3, "one of each replica"
+
+    def look() -> list[dict[str, Any]]:
+        records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        return [record for record in records if record.get("request_id") == request_id]
+
+    return patiently(look)
+
+
+def span_of(collector: Collector, request_id: str) -> Received:
+    """The span of a request."""
+    name = "http.request.header.x-request-id"
+    return patiently(lambda: [one for one in collector.servers() if one.attributes[name] == [request_id]])
+
+
+def test_a_request_is_one_trace_over_both_pools(server: Server, collector: Collector) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "traced"}
+    began_ns = time.time_ns()
+    answer = server.client.completions.create(
+        model="tiny", prompt=PROMPT[::-1], max_tokens=8, temperature=0, extra_headers=headers
+    )
+    request = span_of(collector, "traced")
+    assert (request.span.trace_id.hex(), request.span.parent_span_id.hex()) == (trace, parent)
+    assert request.attributes["gen_ai.response.id"] == answer.id
+    children = collector.children_of(request)
+    assert [one.name for one in children] == ["route", "queue", "prefill", "route", "kv_transfer", "queue", "decode"]
+    assert began_ns <= request.span.start_time_unix_nano <= children[0].span.start_time_unix_nano
+    assert children[-1].span.end_time_unix_nano <= request.span.end_time_unix_nano <= time.time_ns()
+    took_s = {one.name: one.seconds for one in children}
+    assert took_s["prefill"] > 0 < took_s["kv_transfer"]
+    assert took_s["prefill"] + took_s["kv_transfer"] + took_s["decode"] < request.seconds
+    assert len({one.attributes["raydix.worker"] for one in children}) == 2
+    line = line_on(server, "traced")
+    assert line["workers"] == list(dict.fromkeys(one.attributes["raydix.worker"] for one in children))
+    assert (line["answer_id"], line["trace_id"], line["finish_reasons"]) == (answer.id, trace, ["length"])
+
+
+def test_a_request_that_fails_is_found_in_the_log_by_the_id_that_its_client_got(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError) as error:
+        server.client.completions.create(model="other", prompt="x")
+    assert error.value.request_id
+    line = line_on(server, error.value.request_id)
+    assert (line["path"], line["status"]) == ("/v1/completions", 404)
+    assert "POST /v1/completions" not in server.log.read_text(), "the terminal is for progress and trouble"

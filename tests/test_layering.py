@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": {"router", "workers", "radix"},
 }
 OURS = {*ALLOWED, "tests", "bench", "models"}
-ONLY_UNDER = dict.fromkeys(["ray", "fastapi", "pydantic", "grpc", "starlette", "uvicorn"], "cluster/")
+ONLY_UNDER = dict.fromkeys(["ray", "fastapi", "pydantic", "grpc", "starlette", "uvicorn", "opentelemetry"], "cluster/")
 ONLY_UNDER["triton"] = "kernels/triton_ops/"
 TRAVELS_ALONE = "cluster/loadtest/"  # to machines that have Python and nothing else
 WITHOUT_TORCH = (
@@ -74,6 +74,7 @@ PLANTED = [
     ("workers/async_worker.py", "import ray"),
     ("workers/tokenizer.py", "try:\n    import pydantic.v1\nexcept ImportError:\n    pass"),
     ("router/router.py", "from grpc import aio"),
+    ("workers/pools/services.py", "from opentelemetry import trace"),
     ("kernels/int4_linear.py", "import triton.language as tl"),
     ("cluster/app.py", "import triton"),
     ("radix/tree.py", "if 1:\n    import torch"),

@@ -8,6 +8,7 @@ from tests.helpers import drain, request_of
 from tests.witness import WitnessBlocks, WitnessEngine, expected_tokens
 from workers.engine.sequence import KnownFrom
 from workers.engine.stats import REMEMBERED_TIMES, EngineCounts
+from workers.request import WorkerTimes
 
 PROMPT = [(5 * position) % 31 + 1 for position in range(18)]  # four blocks of four and two tokens
 ENDLESS = {"ignore_eos": True}
@@ -31,6 +32,16 @@ class ClockedEngine(WitnessEngine):
 
         drain(step, self)  # type: ignore[arg-type]
         return self.take_counts()
+
+
+def test_the_first_output_says_how_it_came_to_that() -> None:
+    engine, outputs = ClockedEngine(), []
+    engine.add_request(request_of("a", PROMPT, 3, **ENDLESS))
+    engine.now_s += 3.0
+    while engine.has_work:
+        engine.now_s += 1.0
+        outputs += engine.step()
+    assert [output.times for output in outputs] == [WorkerTimes(queue_s=4.0, prefill_s=0.0), None, None]
 
 
 @pytest.mark.parametrize("ahead", [False, True])

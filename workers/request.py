@@ -1,7 +1,7 @@
 """The nouns at the engine's door: what a request asks for and what comes back. Free of torch and of Ray."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from workers.sampling_params import SamplingParams
@@ -16,6 +16,7 @@ __all__ = [
     "SampledToken",
     "SamplingParams",
     "TokenLogprobs",
+    "WorkerTimes",
 ]
 
 
@@ -99,6 +100,22 @@ class SampledToken:
 
 
 @dataclass(frozen=True)
+class WorkerTimes:
+    """Where a worker's time went before its first output of a request, in the order in which it went. Durations, so
+    that whoever reads them need not share the worker's clock.
+
+    Attributes:
+        queue_s: from the engine's having the request to its blocks.
+        prefill_s: from there to the first token; 0 where that was drawn elsewhere.
+        transfer_s: before all that, fetching KV of another worker; None where none was to be fetched.
+    """
+
+    queue_s: float
+    prefill_s: float
+    transfer_s: float | None = None
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """Tokens of one request since the output before.
 
@@ -108,6 +125,7 @@ class RequestOutput:
         finish_reason: set on the last output of a completion.
         index: which of the request's `n` completions the tokens belong to.
         logprobs: of each of the tokens; None where they were not asked for.
+        times: how the request came to its first output here; only that has them.
     """
 
     request_id: str
@@ -116,6 +134,7 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     index: int = 0
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    times: WorkerTimes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -124,6 +143,8 @@ class Beat:
 
     Attributes:
         endpoint: `host:port` where the worker can be told to abort it.
+        worker: what the worker is called.
     """
 
     endpoint: str
+    worker: str = ""

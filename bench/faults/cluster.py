@@ -43,14 +43,14 @@ class FaultyCluster:
 
         from bench.faults import replicas
         from cluster.app import build_app
-        from cluster.local import APP_NAME, LOGGING
+        from cluster.local import APP_NAME
 
         if not ray.is_initialized():
             replicas.connect(self._cluster.address, LOOPBACK)
             http = {"host": LOOPBACK, "port": self._config.http.port, "request_timeout_s": 600.0}
-            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
+            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=self._config.logs.for_serve)
         app = build_app(self._config, 0.0, worker_host=LOOPBACK)
-        serve.run(app, name=APP_NAME, route_prefix="/", logging_config=LOGGING)
+        serve.run(app, name=APP_NAME, route_prefix="/")
         return {}
 
     def look(self, _: Json) -> Json:

@@ -46,9 +46,9 @@ class Attached:
         from ray import serve
 
         from cluster.app import build_app
-        from cluster.local import APP_NAME, LOGGING
+        from cluster.local import APP_NAME
 
-        serve.run(build_app(self._config, 0.0, LOOPBACK), name=APP_NAME, route_prefix="/", logging_config=LOGGING)
+        serve.run(build_app(self._config, 0.0, LOOPBACK), name=APP_NAME, route_prefix="/")
         return {}
 
 

@@ -213,6 +213,7 @@ class Engine:
             finish_reason=sequence.finish_reason,
             index=sequence.index,
             logprobs=(token.logprobs,) if token.logprobs else None,
+            times=self._stats.times_to_tell(sequence),
         )
 
     def _forget(self, sequence: Sequence) -> None:

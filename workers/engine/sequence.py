@@ -58,6 +58,7 @@ class Sequence:
         parent: the completion whose prompt it waits for and shares; None once it has been admitted.
         num_known_tokens: leading tokens whose KV was computed before it gets its blocks, by `known_from`.
         arrived_s, admitted_s, first_token_s: moments of its life, kept by `workers.engine.stats`.
+        has_told_times: whether an output has said how long they were apart.
     """
 
     def __init__(self, request: GenerationRequest, hasher: BlockHasher, index: int = 0) -> None:
@@ -82,6 +83,7 @@ class Sequence:
         self.arrived_s = 0.0
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
+        self.has_told_times = False
         self._hasher = hasher
         self._hash_state = hasher.start(request.cache_salt)
         self._block_hashes: list[int] = []

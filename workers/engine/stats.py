@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.engine.sequence import KnownFrom, Sequence, SequenceStatus
+from workers.request import WorkerTimes
 
 REMEMBERED_TIMES = 4096  # of each kind, where nobody takes them
 
@@ -91,6 +92,13 @@ class EngineStats:
         """It gives no more tokens, finished or dropped."""
         if sequence.first_token_s is not None:
             self.counts.decode_s.append(self._clock() - sequence.first_token_s)
+
+    def times_to_tell(self, sequence: Sequence) -> WorkerTimes | None:
+        """How it came to its first output, which goes with that one; None for the others."""
+        if sequence.has_told_times or sequence.admitted_s is None or sequence.first_token_s is None:
+            return None
+        sequence.has_told_times = True
+        return WorkerTimes(sequence.admitted_s - sequence.arrived_s, sequence.first_token_s - sequence.admitted_s)
 
     def _admitted_first(self, sequence: Sequence) -> None:
         counts, now_s = self.counts, self._clock()

@@ -34,6 +34,9 @@ class ReceivedBlocks:
         token_ids: whose KV the receiver wants.
         layout_id, block_shape, dtype: of the receiver's KV.
         first_block: those before it are held by the receiver and are not sent.
+
+    Attributes:
+        transfer_s: how long they took to come; set by whoever fetched them, None where nobody tried.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ReceivedBlocks:
         self._num_tokens = prefilled.num_tokens
         self._blocks = torch.empty(num_blocks - self.first_block, *block_shape, dtype=dtype)
         self._num_arrived = 0
+        self.transfer_s: float | None = None
 
     @property
     def num_missing(self) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from radix.block_hash import token_bytes
-from workers.request import FinishReason, RequestOutput, TokenLogprobs
+from workers.request import FinishReason, RequestOutput, TokenLogprobs, WorkerTimes
 
 KVBytes = npt.NDArray[np.uint8]
 
@@ -47,6 +47,7 @@ class Prefilled:
         finish_reason: set where that token was the last.
         first_logprobs: of that token, where they were asked for.
         ticket: where the KV is; None where there is nothing to go on with.
+        times: how the sender came to the first token.
     """
 
     request_id: str
@@ -58,6 +59,7 @@ class Prefilled:
     finish_reason: FinishReason | None
     first_logprobs: TokenLogprobs | None = None
     ticket: KVTicket | None = None
+    times: WorkerTimes | None = field(default=None, compare=False)
 
     def with_ticket(self, ticket: KVTicket) -> "Prefilled":
         """The same, and where its KV is."""
@@ -68,7 +70,12 @@ class Prefilled:
         """The token as an output of the request."""
         logprobs = (self.first_logprobs,) if self.first_logprobs else None
         return RequestOutput(
-            self.request_id, (self.first_token,), self.num_cached_tokens, self.finish_reason, logprobs=logprobs
+            self.request_id,
+            (self.first_token,),
+            self.num_cached_tokens,
+            self.finish_reason,
+            logprobs=logprobs,
+            times=self.times,
         )
 
 

@@ -79,5 +79,6 @@ class PrefillWorker:
             first_token=output.token_ids[0],
             finish_reason=output.finish_reason if stopped or last else None,
             first_logprobs=output.logprobs[0] if output.logprobs else None,
+            times=output.times,
         )
         return KVHandoff(prefilled, blocks)

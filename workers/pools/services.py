@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from workers.async_worker import BEAT_S, AsyncWorker, RequestAbortedError
@@ -30,9 +31,11 @@ class Address(Protocol):
 
     Attributes:
         endpoint: `host:port`, known before the first request comes.
+        name: what the worker is called in metrics and logs.
     """
 
     endpoint: str
+    name: str
 
 
 class PrefillService:
@@ -53,7 +56,7 @@ class PrefillService:
         async with aclosing(timed(outputs, request, self._driver.abort)) as outputs:
             async for handoff in outputs:
                 if handoff is None:
-                    yield Beat(self._address.endpoint)
+                    yield Beat(self._address.endpoint, self._address.name)
                     continue
                 yield self._shelved(handoff)
                 return
@@ -93,7 +96,7 @@ class DecodeService:
         self, request: GenerationRequest, prefilled: Prefilled | None
     ) -> AsyncGenerator[Beat | RequestOutput]:
         """Stream what follows the prompt, or the first token that the prefill drew."""
-        beat = Beat(self._address.endpoint)
+        beat, transfer_s = Beat(self._address.endpoint, self._address.name), None
         add = lambda: self._worker.add_request(request)  # noqa: E731
         if prefilled is not None:
             fetching = asyncio.ensure_future(self._fetched(request, prefilled))
@@ -107,11 +110,12 @@ class DecodeService:
             if fetching.cancelled():
                 raise RequestAbortedError
             blocks, done = await fetching, prefilled
+            transfer_s = blocks.transfer_s
             add = lambda: self._worker.add_prefilled(request, done, blocks)  # noqa: E731
         outputs = self._driver.outputs(request.request_id, add)
         async with aclosing(timed(outputs, request, self._driver.abort)) as outputs:
             async for output in outputs:
-                yield output or beat
+                yield beat if output is None else with_transfer(output, transfer_s)
                 if output is not None and output.finish_reason is not None:
                     return
 
@@ -135,13 +139,21 @@ class DecodeService:
                 await self._fetch(prefilled.ticket, blocks)
             except Exception as error:  # whatever befell the other worker or the network: there is another way
                 logger.info("the KV of %s did not arrive whole: %s", request.request_id, error)
-            self._count(blocks, asyncio.get_running_loop().time() - began_s)
+            blocks.transfer_s = asyncio.get_running_loop().time() - began_s
+            self._count(blocks, blocks.transfer_s)
         return blocks
 
     def _count(self, blocks: ReceivedBlocks, seconds: float) -> None:
         self._handoffs.num_bytes += blocks.num_bytes
         if blocks.num_bytes and not blocks.num_missing:
             self._handoffs.seconds.append(seconds)
+
+
+def with_transfer(output: RequestOutput, transfer_s: float | None) -> RequestOutput:
+    """A first output that says how long the KV took to come as well."""
+    if output.times is None or transfer_s is None:
+        return output
+    return replace(output, times=replace(output.times, transfer_s=transfer_s))
 
 
 async def timed(
