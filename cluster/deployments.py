@@ -59,7 +59,8 @@ class PrefillReplica(PoolReplica):
 
     async def __del__(self) -> None:
         """Awaited by Serve when the last request has been answered: some of their KV may not have been fetched yet."""
-        await self._service.drained()
+        if hasattr(self, "_service"):  # the model was loaded
+            await self._service.drained()
 
 
 class DecodeReplica(PoolReplica):

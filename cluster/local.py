@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -109,11 +110,19 @@ def agent_port_of_its_own() -> Iterator[None]:
 
 
 def deploy(app: serve.Application) -> None:
-    """Run the application. Raises DeployError where a replica cannot start."""
+    """Run the application. Raises DeployError where a replica cannot start, with what it says of its model."""
     try:
         serve.run(app, name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
-        raise DeployError(f"the cluster did not come up: {error} The log above has the reason") from error
+        said = refused_model() or f"{error} The log above has the reason"
+        raise DeployError(f"the cluster did not come up: {said}") from error
+
+
+def refused_model() -> str:
+    """The line in which a replica has refused its model: tensors are read by the workers only. Empty where none has."""
+    deployments = serve.status().applications[APP_NAME].deployments.values()
+    found = re.search(r"ModelError: (.+)", "\n".join(deployment.message for deployment in deployments))
+    return found[1] if found else ""
 
 
 def stop_cluster() -> None:

@@ -7,12 +7,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import edit_json, generate, request_of, small_engine
+from tests.gguf_models import Kind, save_gguf
+from tests.helpers import generate, request_of, small_engine
 from tests.mutations import IN_PLACE, KINDS, draw_mutation, mutated
-from tests.tiny_checkpoint import INDEX, SHARDS, save_tiny_in_shards, save_tokenizer
+from tests.quantized_models import gptq, quantize_checkpoint, quantized_from
+from tests.tiny_checkpoint import SHARDS, save_tiny_in_shards, save_tokenizer
 from workers.models.spec import ModelError, read_checked, read_model_spec, spec_from_config
 from workers.models.vocabulary import count_tokens
 from workers.request import RequestError
@@ -28,7 +31,6 @@ SHARES = {
     "config.json": 40, "header": 35, "tensors": 10, "tokenizer.json": 3, "tokenizer_config.json": 5,
     "chat_template.jinja": 7,
 }  # fmt: skip
-SMALL_FILES = ("config.json", "generation_config.json", INDEX, "tokenizer.json", "tokenizer_config.json", *SHARDS)
 
 
 @pytest.fixture(autouse=True)
@@ -109,43 +111,80 @@ def test_10000_mutations_of_the_bundled_model_are_all_found(bundled: Path) -> No
     assert not {outcome for outcome in seen if outcome.endswith("missed")}
 
 
-def served_or_refused(model_dir: Path, count: int) -> Counter[str]:
-    """Load mutations of a model without a manifest, and where they load, run them."""
-    good = {name: (model_dir / name).read_bytes() for name in SMALL_FILES}
-    seen: Counter[str] = Counter()
-    for seed in range(count):
-        draw = random.Random(seed)
-        name = draw.choice(SMALL_FILES)
-        mutation = draw_mutation(good[name], draw, 0, len(good[name]))
-        with mutated(model_dir / name, mutation, good[name]):
-            seen[f"{name} {'refused' if is_refused(lambda: serve(model_dir)) else 'served'}"] += 1
-    return seen
+class Victim(NamedTuple):
+    """A model of a few kilobytes without a manifest, and its files that are mutated."""
 
-
-def serve(model_dir: Path) -> None:
-    """Run a model to two tokens of its vocabulary."""
-    built = small_engine(model_dir, num_blocks=4)
-    with contextlib.suppress(RequestError):  # a context of one token is a model as well
-        tokens = generate(built.engine, [request_of("a", [1], 2)])["a"]
-        assert max(tokens, default=0) < built.spec.num_tokens
-    Tokenizer(model_dir).encode("w1 w2")
+    model: Path
+    files: list[Path]
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def plain(tmp_path: Path) -> Victim:
+    """In shards, with an index and a tokenizer."""
     model_dir = save_tiny_in_shards(tmp_path / "model")
     save_tokenizer(model_dir, 32)
-    edit_json(model_dir / "config.json", eos_token_id=1)
     (model_dir / "generation_config.json").write_text('{"eos_token_id": [1, 2]}', "utf-8")
-    return model_dir
+    return Victim(model_dir, sorted(model_dir.iterdir()))
 
 
-def test_mutations_without_a_manifest_are_refused_or_served(small: Path) -> None:
-    seen = served_or_refused(small, 300)
-    assert {f"{name} refused" for name in SMALL_FILES} <= seen.keys()
+@pytest.fixture
+def gguf_file(untied_dir: Path, tmp_path: Path) -> Victim:
+    """Half of it is header."""
+    path = save_gguf(tmp_path / "model.gguf", untied_dir, lambda name: Kind.Q4_0)
+    return Victim(path, [path])
+
+
+@pytest.fixture
+def gptq_dir(untied_dir: Path, tmp_path: Path) -> Victim:
+    """Quantised."""
+    config: dict[str, object] = {"quant_method": "gptq", "bits": 4, "group_size": 16}
+    model_dir, _ = quantize_checkpoint(untied_dir, tmp_path, gptq, config, lambda weight: quantized_from(weight, 16))
+    return Victim(model_dir, [model_dir / "config.json", model_dir / WEIGHTS])
+
+
+def served_or_refused(victim: Victim, count: int) -> Counter[str]:
+    """Load mutations of a model, and run those that load. Half of them are in the first kilobytes: in headers."""
+    good = {path: path.read_bytes() for path in victim.files}
+    seen: Counter[str] = Counter()
+    for seed in range(count):
+        draw = random.Random(seed)
+        path = draw.choice(victim.files)
+        size = len(good[path])
+        mutation = draw_mutation(good[path], draw, 0, draw.choice((size, min(size, 6000))))
+        with mutated(path, mutation, good[path]):
+            seen[f"{path.name} {'refused' if is_refused(lambda: serve(victim.model)) else 'served'}"] += 1
+    return seen
+
+
+def serve(model: Path) -> None:
+    """Run a model to two tokens of its vocabulary."""
+    built = small_engine(model, num_blocks=4)
+    with contextlib.suppress(RequestError):  # a context of one token is a model as well
+        tokens = generate(built.engine, [request_of("a", [1], 2)])["a"]
+        assert max(tokens, default=0) < built.spec.num_tokens
+    if (model / "tokenizer.json").exists():
+        Tokenizer(model).encode("w1 w2")
+
+
+def test_mutations_without_a_manifest_are_refused_or_served(plain: Victim) -> None:
+    seen = served_or_refused(plain, 300)
+    assert {f"{path.name} refused" for path in plain.files} <= seen.keys()
     assert {"config.json served", f"{SHARDS[0]} served"} <= seen.keys()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # infinite scales, which are refused
+def test_mutations_of_a_gguf_file_are_refused_or_served(gguf_file: Victim) -> None:
+    seen = served_or_refused(gguf_file, 100)
+    assert set(seen) == {"model.gguf refused", "model.gguf served"}
+
+
+def test_mutations_of_a_quantised_checkpoint_are_refused_or_served(gptq_dir: Victim) -> None:
+    seen = served_or_refused(gptq_dir, 100)
+    assert {"config.json refused", f"{WEIGHTS} refused", f"{WEIGHTS} served"} <= seen.keys()
+
+
 @pytest.mark.long
-def test_more_mutations_without_a_manifest_are_refused_or_served(small: Path) -> None:
-    print(dict(sorted(served_or_refused(small, 5000).items())))
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("kind", ["plain", "gguf_file", "gptq_dir"])
+def test_more_mutations_without_a_manifest_are_refused_or_served(kind: str, request: pytest.FixtureRequest) -> None:
+    print(dict(sorted(served_or_refused(request.getfixturevalue(kind), 3000).items())))
