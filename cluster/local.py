@@ -62,9 +62,9 @@ def local_cluster(config: ClusterConfig) -> Iterator[None]:
     For it to have the proxy that `config` names, `cluster.haproxy.proxy_environment` must have been entered before this
     module was imported.
     """
+    check_model(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts
     say("starting Ray")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    check_model(resolve_model_dir(config.model))  # a model that cannot be served is refused before Ray starts
     try:
         with interrupts_deferred():  # Ray's agents outlive an interrupted ray.init by a minute
             start_ray(config)

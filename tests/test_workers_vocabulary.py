@@ -94,6 +94,15 @@ def test_a_broken_tokenizer_is_named(padded: Path, name: str, text: str, message
         read_model_spec(padded)
 
 
+def test_a_tokenizer_that_cannot_take_every_text_is_refused(padded: Path) -> None:
+    """C34. It would fail at the first request that has a word it does not know."""
+    save_tokenizer(padded, NUM_TOKENS)
+    path = padded / "tokenizer.json"
+    path.write_text(path.read_text("utf-8").replace('"unk_token": "w0"', '"unk_token": "w!"'), "utf-8")
+    with pytest.raises(ModelError, match="has no usable tokenizer: WordLevel error: Missing"):
+        Tokenizer(padded)
+
+
 @pytest.mark.parametrize("read", [read_model_spec, Tokenizer])
 def test_a_tokenizer_of_100_megabytes_is_not_read(padded: Path, read: Callable[[Path], object]) -> None:
     """C34."""

@@ -10,6 +10,8 @@ from workers.model_error import ModelError, one_line
 from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
 from workers.weights.model_dir import GGUF, LLAMA2_C, model_files
 
+PROBE = "a naïve 日本 🦊\u0378\x00"  # where a tokenizer lacks the token for what it does not know, this shows it
+
 
 def load_tokenizer(model: Path) -> Any:
     """Never runs code of the model's. Raises ModelError where it has no usable tokenizer."""
@@ -23,8 +25,11 @@ def load_tokenizer(model: Path) -> Any:
 
     try:
         if single:
-            return load_gguf(AutoTokenizer, model)
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+            tokenizer = load_gguf(AutoTokenizer, model)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+        tokenizer.backend_tokenizer.encode(PROBE)
+        return tokenizer
     except Exception as error:  # it raises whatever goes wrong
         raise ModelError(f"{model} has no usable tokenizer: {one_line(error)}") from error
 
