@@ -7,40 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.metric_names import exported_names
 from tests.helm_chart import CHART, rendered, the
 
 RULES = CHART / "files" / "prometheus-rules.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-# As Prometheus sees them, histograms without their endings: Ray Serve's own, and vLLM's names for what raydix measures.
 SERVE = {"num_http_requests_total", "num_http_error_requests_total", "deployment_replica_healthy"}
-VLLM = {
-    "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
-    "prompt_tokens_total",
-    "generation_tokens_total",
-    "prefix_cache_hits_total",
-    "prefix_cache_queries_total",
-    "kv_cache_usage_perc",
-    "num_requests_running",
-    "num_requests_waiting",
-    "num_preemptions_total",
-}
-RAYDIX = {
-    "queued_tokens",
-    "evicted_blocks_total",
-    "recomputed_tokens_total",
-    "handoff_bytes_total",
-    "handoff_seconds",
-    "resumed_requests_total",
-    "refused_requests_total",
-    "router_decisions_total",
-    "router_expected_hit_tokens_total",
-    "router_actual_hit_tokens_total",
-    "index_lag_seconds",
-}
+KNOWN = {f"ray_serve_{name}" for name in SERVE} | exported_names()
 LANGUAGE = {"sum", "min", "max", "rate", "histogram_quantile"}
-KNOWN = {f"ray_serve_{name}" for name in SERVE} | {f"ray_vllm_{name}" for name in VLLM}
-KNOWN |= {f"ray_raydix_{name}" for name in RAYDIX}
 
 
 def expressions(node: Any) -> list[str]:
@@ -55,8 +29,7 @@ def expressions(node: Any) -> list[str]:
 def metrics(texts: list[str]) -> set[str]:
     """The metrics in these expressions: every word that is no label and no word of the language."""
     bare = [re.sub(r"by \(.*?\)|\{.*?\}|\[.*?\]", "", text) for text in texts]
-    names = {name for text in bare for name in re.findall(r"[a-zA-Z_:]+", text)} - LANGUAGE
-    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+    return {name for text in bare for name in re.findall(r"[a-zA-Z_:]+", text)} - LANGUAGE
 
 
 @pytest.mark.parametrize("path", [RULES, *DASHBOARDS], ids=lambda path: path.name)
