@@ -24,7 +24,7 @@ def test_serve_takes_the_rendered_configuration(name: str) -> None:
 
 def test_serve_listens_where_the_configuration_says_and_lets_the_application_say_that_it_is_late() -> None:
     options = serve_config(value_set("auth-network"))["http_options"]
-    assert options == {"host": "0.0.0.0", "port": 8080, "request_timeout_s": 125.5}
+    assert options == {"host": "0.0.0.0", "port": 9000, "request_timeout_s": 125.5}
 
 
 @every_value_set

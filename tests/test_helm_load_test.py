@@ -18,9 +18,9 @@ def client_of(values: dict[str, Any]) -> Settings:
 
 
 def test_it_asks_the_releases_service() -> None:
-    values = {"loadTest": {"enabled": True, "args": ["--requests", "400"]}, "config": {"http": {"port": 8080}}}
+    values = {"loadTest": {"enabled": True, "args": ["--requests", "400"]}, "config": {"http": {"port": 9000}}}
     settings = client_of(values)
-    assert settings.url == "http://demo-raydix-serve-svc:8080"
+    assert settings.url == "http://demo-raydix-serve-svc:9000"
     assert (settings.profile, settings.requests) == ("shared-prefix", 400)
 
 

@@ -48,6 +48,12 @@ FAILING: list[tuple[dict[str, Any], str]] = [
     ({"config": {"pools": {"prefill": {"num_gpus": 0.5}}}}, "num_gpus is 0.5, more than groups.prefill.gpus"),
     ({"modelCache": {"enabled": True, "download": {"enabled": True}}}, "modelCache.download needs"),
     ({"ray": {"gcsFaultTolerance": {"backend": "redis"}}}, "redis.address is needed"),
+    ({"config": {"http": {"port": 8080}}}, "config.http.port is 8080, where Ray or HAProxy listens"),
+    (
+        {"api": {"keysSecret": "keys"}, "config": {"auth": {"allow_anonymous": True}}},
+        "api.keysSecret fills config.auth",
+    ),
+    ({"api": {"keysSecret": "keys"}, "loadTest": {"enabled": True}}, "name api.clientKeySecret"),
     ({"ingress": {"enabled": True}}, "ingress.hosts must name"),
     ({"httpRoute": {"enabled": True}, "capabilities": {"gateway": "yes"}}, "httpRoute.parentRefs must name"),
 ]

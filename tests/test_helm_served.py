@@ -1,5 +1,6 @@
 """A release that serves: Helm waits for raylets that the operator of the tests starts, and the API answers."""
 
+import re
 import time
 import urllib.error
 import urllib.request
@@ -72,9 +73,9 @@ class Release:
 
 def replicas_on(node: RayNode) -> Iterator[tuple[str, int]]:
     for pid in living_in(node.place.directory):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
-        if command.startswith("ray::ServeReplica:raydix:"):
-            yield command.removeprefix("ray::ServeReplica:raydix:"), pid
+        title = Path(f"/proc/{pid}/cmdline").read_text()  # and then what it is at
+        if found := re.match(r"ray::.*ServeReplica:raydix:(\w+)", title):
+            yield found[1], pid
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,18 @@ class Api(BaseHTTPRequestHandler):
     """One model, whose completions have as many tokens as the server was told."""
 
     tokens = 3
+    key = ""
 
     def log_message(self, *arguments: object) -> None:
         """Nothing on the terminal."""
 
     def do_GET(self) -> None:
         assert self.path == "/v1/models"
+        assert (self.headers.get("Authorization") or "") == self.key
         self.answer({"data": [{"id": "tiny"}]})
 
     def do_POST(self) -> None:
+        assert (self.headers.get("Authorization") or "") == self.key
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert (self.path, asked["model"], asked["max_tokens"]) == ("/v1/completions", "tiny", 8)
         usage = {"completion_tokens": self.tokens}
@@ -61,6 +64,12 @@ def test_it_prints_the_models_and_a_completion(url: str) -> None:
     assert result.returncode == 0, result.stderr
     assert "models: tiny" in result.stdout
     assert repr(PROMPT.upper()) in result.stdout
+
+
+def test_it_shows_the_key_that_it_is_given(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Api, "key", "Bearer rx-1")
+    monkeypatch.setenv("RAYDIX_API_KEY", "rx-1\n")
+    assert run_pod(url).returncode == 0
 
 
 def test_it_fails_where_there_are_no_tokens(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """What `helm test` runs: the models and a completion, over the API. Standard library only.
 
-Arguments: URL, prompt, tokens at most, seconds at most.
+Arguments: URL, prompt, tokens at most, seconds at most. Where the API wants a key, RAYDIX_API_KEY has it.
 """
 
 import json
+import os
 import sys
 import urllib.request
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 def ask(url: str, body: dict[str, Any] | None, timeout_s: float) -> dict[str, Any]:
     """GET, or POST where there is a body; an HTTP error ends the test."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("RAYDIX_API_KEY", "").strip():
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, data, headers)
     with urllib.request.urlopen(request, timeout=timeout_s) as response:
         return dict(json.load(response))
 

@@ -47,14 +47,18 @@
             limits: {{- include "raydix.groupResources" $group | nindent 14 }}
           volumeMounts:
             - {name: shared-memory, mountPath: /dev/shm}
-            {{- with include "raydix.modelMount" $root }}
+            {{- range list "raydix.modelMount" "raydix.keysMount" }}
+            {{- with include . $root }}
             {{- . | trim | nindent 12 }}
+            {{- end }}
             {{- end }}
       volumes:
         - name: shared-memory
           emptyDir: {medium: Memory, sizeLimit: {{ $group.sharedMemory }}}
-        {{- with include "raydix.modelVolume" $root }}
+        {{- range list "raydix.modelVolume" "raydix.keysVolume" }}
+        {{- with include . $root }}
         {{- . | trim | nindent 8 }}
+        {{- end }}
         {{- end }}
 {{- end -}}
 

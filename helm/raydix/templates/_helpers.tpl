@@ -51,6 +51,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ int (dig "http" "port" 8000 .Values.config) }}
 {{- end -}}
 
+{{/* What else listens in a pod: Ray as KubeRay starts it, HAProxy's statistics and metrics, Serve's fallback. */}}
+{{- define "raydix.checkApiPort" -}}
+{{- if has (include "raydix.apiPort" . | int) (list 6379 8080 8265 8404 8500 9101 10001 52365) -}}
+{{- fail (printf "config.http.port is %s, where Ray or HAProxy listens in the same pods: take another" (include "raydix.apiPort" .)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "raydix.apiUrl" -}}
 http://{{ include "raydix.apiService" . }}:{{ include "raydix.apiPort" . }}
 {{- end -}}

@@ -63,6 +63,33 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* The file of tenants, for the front doors. A directory, for Kubernetes does not renew a single mounted file. */}}
+{{- define "raydix.keysPath" -}}/etc/raydix/keys{{- end -}}
+
+{{- define "raydix.keysMount" -}}
+{{- if .Values.api.keysSecret }}
+- {name: keys, mountPath: {{ include "raydix.keysPath" . }}, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "raydix.keysVolume" -}}
+{{- if .Values.api.keysSecret }}
+- name: keys
+  secret: {secretName: {{ .Values.api.keysSecret | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* Of containers that ask the API themselves. */}}
+{{- define "raydix.clientEnv" -}}
+{{- with .Values.api.clientKeySecret }}
+{{- if .name }}
+env:
+  - name: RAYDIX_API_KEY
+    valueFrom: {secretKeyRef: {name: {{ .name | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Where pods may run: of the head or of a group. */}}
 {{- define "raydix.scheduling" -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}

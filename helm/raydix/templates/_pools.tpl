@@ -36,6 +36,12 @@ as it is, zeros too: so no `merge`, which takes them for nothing.
 {{- end -}}
 {{- $_ := set $config "pools" $pools -}}
 {{- $doors := dict "label_selector" (dict "pool" (printf "in(%s)" (join "," $names))) -}}
+{{- if .Values.api.keysSecret -}}
+{{- if $config.auth }}{{ fail "api.keysSecret fills config.auth: leave one of them out" }}{{ end -}}
+{{- $_ := set $config "auth" (dict "keys_file" (printf "%s/keys.yaml" (include "raydix.keysPath" .))) -}}
+{{- else if not $config.auth -}}
+{{- $_ := set $config "auth" (dict "allow_anonymous" true) -}}
+{{- end -}}
 {{- $ingress := include "raydix.filled" (list ($config.ingress | default dict) $doors) | fromJson -}}
 {{- $_ := set $config "ingress" (omit $ingress "replicas") -}}
 {{- toYaml $config -}}
