@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import ConfigError, HttpSection
-from cluster.haproxy import RECOVERY, THROUGHPUT, end_processes, free_ports, proxy_environment, variables
+from cluster.haproxy import ONE_MACHINE, RECOVERY, THROUGHPUT, end_processes, free_ports, proxy_environment, variables
 
 HTTP, LIMIT = HttpSection(), 3
 PARENT = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
@@ -44,10 +44,10 @@ def assert_ends(pid: int) -> None:
 
 
 def test_serves_own_proxy_is_told_nothing_of_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in THROUGHPUT:
+    for name in THROUGHPUT | ONE_MACHINE:
         monkeypatch.delenv(name, raising=False)
     told = variables(HttpSection(proxy="serve"), LIMIT, tmp_path)
-    assert told == THROUGHPUT | RECOVERY | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    assert told == THROUGHPUT | RECOVERY | ONE_MACHINE | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
 
 
 def test_two_clusters_share_no_port_and_no_path(tmp_path: Path, stand_in: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_launcher_has_errors_in_the_form_of_the_api(tmp_path: Path, stand_in
     file = tmp_path / "haproxy.cfg"
     file.write_text("defaults\n    errorfile 502 /x/500.http\n    errorfile 504 /x/500.http\n    errorloc 500 /y\n")
     subprocess.run([told["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(file)], capture_output=True, check=True)
-    ours = tmp_path / "unavailable.http"
+    ours = tmp_path / "unavailable"
     assert file.read_text() == f"defaults\n    errorfile 502 {ours}\n    errorfile 504 {ours}\n    errorloc 500 /y\n"
     head, _, body = ours.read_bytes().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
