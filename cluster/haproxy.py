@@ -1,4 +1,4 @@
-"""The environment that Ray Serve reads when it is imported: which proxy, how fast, and a cluster's own HAProxy.
+"""The environment that Ray reads when it is imported: which proxy, how fast, where it listens, a cluster's own HAProxy.
 
 Serve 2.60 has its HAProxy switched on by environment variables alone. Their defaults put the files of every cluster of
 a machine into one directory, and statistics and metrics onto fixed ports of every interface.
@@ -26,14 +26,17 @@ THROUGHPUT = {
 }
 # A replica that hangs does not stop when it is asked to.
 RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
+# Whoever speaks to Ray shows the cluster's token, and all of Ray listens on loopback: Ray has that for systems whose
+# firewalls would ask their users, under this name.
+ONE_MACHINE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextlib.contextmanager
 def proxy_environment(http: HttpSection, max_ongoing_requests: int) -> Iterator[None]:
-    """Set Serve's variables for as long as the context lasts; then end what is left of its HAProxy.
+    """Set Ray's variables for as long as the context lasts; then end what is left of its HAProxy.
 
-    It must be entered before `ray.serve` is imported, and left after Ray has ended. Throughput variables that are set
-    already stay as they are.
+    It must be entered before `ray` is imported, and left after Ray has ended. Variables of speed and of
+    access that are set already stay as they are.
 
     Args:
         max_ongoing_requests: of one ingress replica.
@@ -55,7 +58,7 @@ def proxy_environment(http: HttpSection, max_ongoing_requests: int) -> Iterator[
 
 def variables(http: HttpSection, max_ongoing_requests: int, directory: Path) -> dict[str, str]:
     """What Serve is told; for HAProxy its launcher is written to `directory`."""
-    settings = THROUGHPUT | RECOVERY
+    settings = THROUGHPUT | RECOVERY | ONE_MACHINE
     throughput = settings | {name: os.environ[name] for name in settings if name in os.environ}
     if http.proxy == "serve":
         return throughput | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}

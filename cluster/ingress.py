@@ -19,6 +19,7 @@ from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
 from cluster.metric_sink import Totals
 from cluster.metrics import RaySink, every_second, replica_name
 from cluster.pools import ServePools
+from cluster.replica_port import keep_on_loopback
 from cluster.request_metrics import announce
 from cluster.serve_logging import join_serve_log
 from cluster.telemetry import TracingSection
@@ -44,6 +45,7 @@ class FrontReplica:
         tracing: TracingSection,
     ) -> None:
         join_serve_log()
+        keep_on_loopback()
         tokenizer = Tokenizer(resolve_model_dir(settings.model))
         serve_pools = ServePools(pools, settings.token, settings.local_prefill_tokens)
         sink = RaySink(settings.model_name, POOL, replica_name())

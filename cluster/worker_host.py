@@ -12,6 +12,7 @@ import torch
 from cluster.event_relay import EventPublisher
 from cluster.kv_transfer import ABORT
 from cluster.metrics import RaySink, replica_name
+from cluster.replica_port import keep_on_loopback
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
 from cluster.serve_logging import join_serve_log
 from cluster.worker_metrics import WorkerMetrics
@@ -57,6 +58,7 @@ class WorkerHost(Generic[Output]):
 
     def __init__(self, worker: Worker[Output], built: BuiltEngine, settings: WorkerSettings) -> None:
         join_serve_log()
+        keep_on_loopback()
         full_step_s = warm_up(built.engine, settings.engine.scheduler.max_num_batched_tokens)
         step_timeout_s = max(settings.step_timeout_s, full_step_s)
         host = settings.worker_host or ray.util.get_node_ip_address()

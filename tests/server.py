@@ -1,9 +1,9 @@
 """`raydix serve` in a process of its own, for tests."""
 
 import contextlib
+import ipaddress
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,18 +36,26 @@ def name_of(pid: int) -> str:
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
-    """IPv4 addresses and ports that the process accepts TCP connections at."""
+    """Addresses and ports that the process accepts TCP connections at, IPv4 in IPv6 as IPv4."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
     found = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and fields[9] in inodes:  # LISTEN
-            host, _, port = fields[1].partition(":")
-            found.add((socket.inet_ntoa(int(host, 16).to_bytes(4, sys.byteorder)), int(port, 16)))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:  # LISTEN
+                host, _, port = fields[1].partition(":")
+                found.add((address_of(host), int(port, 16)))
     return found
+
+
+def address_of(words: str) -> str:
+    """An IP address as Linux prints it: 32-bit words in the machine's byte order."""
+    numbers = (int(words[at : at + 8], 16) for at in range(0, len(words), 8))
+    address = ipaddress.ip_address(b"".join(number.to_bytes(4, sys.byteorder) for number in numbers))
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class Server:
