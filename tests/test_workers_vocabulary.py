@@ -14,6 +14,7 @@ from workers.models.spec import ModelError, read_model_spec
 from workers.models.tensor_shapes import HEAD
 from workers.models.vocabulary import count_tokens
 from workers.tokenizer import Tokenizer
+from workers.weights.manifest import Making, write_manifest
 from workers.weights.model_dir import TINY_MODEL
 
 NUM_TOKENS = 20
@@ -110,6 +111,18 @@ def test_a_tokenizer_of_100_megabytes_is_not_read(padded: Path, read: Callable[[
     os.truncate(padded / "tokenizer.json", 100_000_001)
     with pytest.raises(ModelError, match=r"tokenizer\.json has 100000001 bytes; at most 100000000"):
         read(padded)
+
+
+def test_another_model_s_tokenizer_is_found_by_the_manifest(padded: Path) -> None:
+    """C34. It has as many tokens, so nothing but its digest tells."""
+    save_tokenizer(padded, NUM_TOKENS)
+    write_manifest(padded, Making("none", {}))
+    tiny_engine(padded)
+    path = padded / "tokenizer.json"
+    words = path.read_text("utf-8")
+    path.write_text(words.replace('"w3"', '"w?"').replace('"w4"', '"w3"').replace('"w?"', '"w4"'), "utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is damaged or was changed: its SHA-256 is"):
+        tiny_engine(padded)
 
 
 def test_a_model_without_a_tokenizer_may_draw_all_it_has(padded: Path) -> None:

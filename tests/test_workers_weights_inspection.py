@@ -13,10 +13,12 @@ from tests.gguf_models import Kind, save_gguf
 from tests.helpers import Tensors, edit_json, load_weights
 from tests.quantized_models import Quantized, awq, compressed_tensors, gptq, quantize_checkpoint, quantized_from
 from workers.config import WeightConfig
+from workers.engine.build import check_model
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError
 from workers.weights.inspection import inspect_model
 from workers.weights.model_dir import TINY_MODEL
+from workers.weights.q80_export import export_q80
 
 CONFIG = WeightConfig(device="cpu")
 COMPRESSED: dict[str, object] = {
@@ -74,6 +76,16 @@ def test_a_gguf_file_is_looked_at_too(kind: Any, served_as: str, untied_dir: Pat
     parts = inspection.parts
     assert (parts["attention"].served_bytes, parts["mlp"].served_bytes) == layer_bytes(load_weights(path, config))
     assert parts["mlp"].stored_bytes == parts["mlp"].parameters * {Kind.Q4_0: 18, Kind.Q8_0: 34}[kind] // 32
+
+
+def test_a_llama2_c_file_is_served_as_floats(untied_dir: Path, tmp_path: Path) -> None:
+    spec, source = check_model(untied_dir)
+    path = export_q80(untied_dir, source, spec, tmp_path / "exported")
+    inspection = inspect_model(path, CONFIG)
+    assert (inspection.format, inspection.served_as) == ("q80", "bfloat16")
+    parts = inspection.parts
+    assert (parts["attention"].served_bytes, parts["mlp"].served_bytes) == layer_bytes(load_weights(path, CONFIG))
+    assert inspection.total.stored_bytes == path.stat().st_size - 32
 
 
 def in_groups(weight: torch.Tensor) -> Quantized:

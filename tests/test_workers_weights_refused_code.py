@@ -15,6 +15,7 @@ from workers.engine.build import build_engine
 from workers.llm import LLM
 from workers.models.spec import ModelError
 from workers.tokenizer import Tokenizer
+from workers.weights.model_dir import resolve_model_dir
 
 PICKLES = ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "training_args.bin", "optimizer.pkl"]
 AUTO_MAP = {
@@ -85,4 +86,12 @@ def test_a_model_of_pickles_alone_is_refused_unopened(trapped: Path, witness: Pa
     with opened_files(trapped) as opened, pytest.raises(ModelError, match=rf"{SINGLE} is missing.*Only safetensors"):
         build_engine(trapped, engine_config(device="cpu"))
     assert name not in opened
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_that_is_named_itself_is_refused(trapped: Path, witness: Path, name: str) -> None:
+    """`.bin` is llama2.c's ending too, whose header says how long the file must be."""
+    with pytest.raises(ModelError):
+        build_engine(resolve_model_dir(str(trapped / name)), engine_config(device="cpu"))
     assert not witness.exists()

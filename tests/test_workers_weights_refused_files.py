@@ -1,6 +1,9 @@
 """Files that are not a checkpoint, or not all of it: each is refused by name, from its header, before it is loaded."""
 
+import json
 import os
+import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,9 +109,10 @@ def test_a_shard_that_the_index_does_not_know_is_named(sharded: Path, name: str)
     refused(sharded, rf"{name} is not among the checkpoint's files; remove it")
 
 
-def test_files_of_other_formats_beside_a_checkpoint_are_left_alone(tiny: Path) -> None:
-    """Mistral's own format lies beside Hugging Face's in its repositories."""
-    (tiny / "consolidated.safetensors").write_bytes(b"")
+@pytest.mark.parametrize("name", ["consolidated.safetensors", "model.fp16.safetensors", "adapter_model.safetensors"])
+def test_other_weights_beside_a_checkpoint_are_left_alone(tiny: Path, name: str) -> None:
+    """Mistral's own format lies beside Hugging Face's in its repositories, and half-size copies in others."""
+    (tiny / name).write_bytes(b"")
     check(tiny)
 
 
@@ -232,6 +236,25 @@ def test_a_device_is_refused(tiny: Path) -> None:
     (tiny / SINGLE).unlink()
     (tiny / SINGLE).symlink_to("/dev/zero")
     refused(tiny, SINGLE)
+
+
+def test_a_header_of_a_hundred_gigabytes_costs_neither_time_nor_memory(tiny: Path) -> None:
+    """C16, C17, C32: headers and configuration are held against each other before anything is allocated."""
+    size = 100 * 2**30
+    entry = {"dtype": "F16", "shape": [size // 32, 16], "data_offsets": [0, size]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    with (tiny / SINGLE).open("wb") as file:  # sparse
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    before_bytes, start_s = peak_bytes(), time.perf_counter()
+    refused(tiny, rf"model\.embed_tokens\.weight is torch\.float16 \[{size // 32}, 16\], expected floats \[32, 16\]")
+    assert time.perf_counter() - start_s < 1
+    assert peak_bytes() - before_bytes < 2**25
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.mark.parametrize(

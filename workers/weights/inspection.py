@@ -88,7 +88,7 @@ def inspect_model(model: Path, config: WeightConfig) -> Inspection:
 def served_as(stored: StoredModel, config: WeightConfig) -> str:
     """What a worker makes of the matrices."""
     if stored.keeps_floats:
-        return "as it is stored"
+        return "as it is stored" if stored.groups else config.dtype
     packed = f"int4 in groups of {config.group_size}"
     return f"as it is stored where that is int4, else {packed}" if stored.groups else packed
 

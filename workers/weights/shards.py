@@ -13,7 +13,7 @@ from workers.weights.safetensors_header import StoredTensor, read_header, withou
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-SHARDS = "model*.safetensors"
+SHARDS = ("model.safetensors", "model-*-of-*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find_tensors(model_dir: Path) -> dict[str, StoredTensor]:
 
 def check_no_others(model_dir: Path, files: set[str]) -> None:
     """Raise ModelError where shards lie in the directory that would not be read: of which model are they?"""
-    others = sorted({path.name for path in model_dir.glob(SHARDS)} - files)
+    others = sorted({path.name for pattern in SHARDS for path in model_dir.glob(pattern)} - files)
     if others:
         raise ModelError(f"{model_dir / others[0]} is not among the checkpoint's files; remove it or mend the index")
 

@@ -10,11 +10,8 @@ from workers.models.config_fields import ConfigFields
 from workers.models.spec import ModelSpec, read_checked
 from workers.models.tensor_shapes import EMBEDDING, HEAD, tensor_shapes
 from workers.weights.checkpoint import Checkpoint
-from workers.weights.gguf_checkpoint import hugging_face_name
-from workers.weights.gguf_header import GgufHeader, read_gguf_header
-from workers.weights.gguf_spec import ARCHITECTURES
-from workers.weights.gguf_tensors import GROUP_SIZE, Kind
-from workers.weights.model_dir import GGUF
+from workers.weights.model_dir import GGUF, LLAMA2_C
+from workers.weights.q80_file import q80_tensors, read_q80_header
 from workers.weights.safetensors_header import StoredTensor
 
 # What a packed matrix is stored in, by the names of all formats.
@@ -42,11 +39,26 @@ class StoredModel:
 
 def read_stored(model: Path, spec: ModelSpec) -> StoredModel:
     """Of a model that `workers.engine.build.check_model` has passed. Raises ModelError where a file has changed."""
-    return stored_gguf(read_gguf_header(model)) if model.suffix == GGUF else stored_safetensors(model, spec)
+    if model.suffix == GGUF:
+        return stored_gguf(model)
+    return stored_q80(model) if model.suffix == LLAMA2_C else stored_safetensors(model, spec)
 
 
-def stored_gguf(header: GgufHeader) -> StoredModel:
+def stored_q80(path: Path) -> StoredModel:
+    """8 bits become floats."""
+    _, header = read_q80_header(path)
+    num_bytes = {tensor.name: tensor.num_bytes for tensor in q80_tensors(header)}
+    return StoredModel("q80", "LlamaForCausalLM", num_bytes, {}, keeps_floats=True)
+
+
+def stored_gguf(path: Path) -> StoredModel:
     """Only Q4_0 stays as it is."""
+    from workers.weights.gguf_checkpoint import hugging_face_name  # half a second to import, and only for such files
+    from workers.weights.gguf_header import read_gguf_header
+    from workers.weights.gguf_spec import ARCHITECTURES
+    from workers.weights.gguf_tensors import GROUP_SIZE, Kind
+
+    header = read_gguf_header(path)
     tensors = {hugging_face_name(name): tensor for name, tensor in header.tensors.items()}
     return StoredModel(
         format=f"gguf {most((tensor.kind.name, tensor.num_bytes) for tensor in tensors.values())}",
