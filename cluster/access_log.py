@@ -47,18 +47,19 @@ class AccessLog:
             raise
         finally:
             exchange.end(tenant_of(scope))
-            self._tell(exchange)
+            tell(exchange, self._trace)
 
-    def _tell(self, exchange: Exchange) -> None:
-        """What goes wrong here is logged, and nothing else: the client has its answer."""
-        try:
-            fields = exchange.fields()
-            if self._trace is not None and exchange.body is not None:
-                fields["trace_id"] = self._trace(exchange)
-            # The terminal is for progress and trouble.
-            access_logger.info(line(fields), extra=fields | {"log_to_stderr": False})
-        except Exception:
-            logger.exception("request %s could not be logged", exchange.request_id)
+
+def tell(exchange: Exchange, trace: Trace | None) -> None:
+    """What goes wrong here is logged, and nothing else: the client has its answer."""
+    try:
+        fields = exchange.fields()
+        if trace is not None and exchange.body is not None:
+            fields["trace_id"] = trace(exchange)
+        # The terminal is for progress and trouble.
+        access_logger.info(line(fields), extra=fields | {"log_to_stderr": False})
+    except Exception:
+        logger.exception("request %s could not be logged", exchange.request_id)
 
 
 def line(fields: dict[str, Any]) -> str:

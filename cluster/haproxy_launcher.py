@@ -20,12 +20,18 @@ sed -i -E -e 's/^( *bind) [*]?:({stats}|{metrics})$/\\1 {loopback}:\\2/' \\
     && exec {keeper}'{binary}' "$@"
 """
 REQUEST_TIMEOUT_S = 10  # for the headers and, of a body, the first 16 KiB to come
-MAX_HEADERS = 64
+MAX_HEADERS, MAX_REQUEST_ID = 64, 512
 # More than 16 KiB of headers, or two lengths that differ, HAProxy refuses by itself with 400. Where there is a length
 # beside chunks it drops the length and closes the connection (RFC 9112, 6.3), so nothing can hide behind either.
+# What HAProxy answers itself has an id as well, and what it passes on keeps its own; one that is too long is no id.
 LIMITS = """\
     timeout http-request {timeout_s}s
+    http-request set-var(txn.id) uuid()
+    http-request set-var(txn.id) req.fhdr(X-Request-ID) if {{ req.fhdr(X-Request-ID),length 1:{max_id} }}
+    http-after-response set-header X-Request-ID %[var(txn.id)] \
+if {{ var(txn.id) -m found }} !{{ res.fhdr(X-Request-ID) -m found }}
     http-request return status 431 content-type application/json file {headers} if {{ req.fhdr_cnt gt {max_headers} }}
+    http-request set-header X-Request-ID %[var(txn.id)]
 """
 TOO_MANY_HEADERS = {
     "message": f"the request has more than {MAX_HEADERS} headers",
@@ -79,9 +85,9 @@ def write_launcher(directory: Path, max_ongoing_requests: int, stats_port: int, 
     files["slow"].write_bytes(raw_response("408 Request Timeout", SLOW, "Connection: close"))
     files["headers"].write_text(json.dumps({"error": TOO_MANY_HEADERS}))
     files["full"].write_text(json.dumps({"error": FULL}))
-    told = {"timeout_s": REQUEST_TIMEOUT_S, "max_headers": MAX_HEADERS, "limit": max_ongoing_requests}
+    told = {"timeout_s": REQUEST_TIMEOUT_S, "max_headers": MAX_HEADERS, "max_id": MAX_REQUEST_ID}
     files["limits"].write_text(LIMITS.format(**files, **told))
-    files["admission"].write_text(ADMISSION.format(**files, **told))
+    files["admission"].write_text(ADMISSION.format(**files, **told, limit=max_ongoing_requests))
     launcher = directory / "haproxy"
     launcher.write_text(
         LAUNCHER.format(

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from contextvars import ContextVar
 
 import pytest
+from ray.serve import context
 
 from cluster.answers import Usage
 from cluster.choices import Choices, interleaved
@@ -94,22 +95,24 @@ def test_an_error_in_one_ends_all_of_them(tokenizer: Tokenizer) -> None:
     assert asyncio.run(run()) == 0
 
 
-def test_each_choice_has_a_context_of_its_own() -> None:
+def test_each_choice_has_a_context_of_its_own_and_logs_under_the_requests_id() -> None:
     """In one, Serve takes calls that wait at once for the same call, and one of them waits for ever."""
     seen = []
 
     async def pieces() -> AsyncGenerator[TextDelta]:
-        seen.append(CALL.get())
+        serve = context._get_serve_request_context()
+        seen.append((CALL.get(), serve.request_id, serve._internal_request_id))
         CALL.set("a choice's")
         yield TextDelta("x", "stop")
 
     async def run() -> None:
         CALL.set("the request's")
+        context._set_request_context(request_id="the client's", _internal_request_id="Serve's")
         async with aclosing(interleaved([pieces(), pieces()])) as given:
-            assert [index async for index, _ in given] == [0, 1]
+            assert [choice async for choice, _ in given] == [0, 1]
 
     asyncio.run(run())
-    assert seen == ["", ""]
+    assert seen == [("", "the client's", "")] * 2
 
 
 def test_a_slow_client_holds_the_streams_up(monkeypatch: pytest.MonkeyPatch) -> None:

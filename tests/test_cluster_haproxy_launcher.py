@@ -128,9 +128,10 @@ class Told(NamedTuple):
     body: bytes
 
 
-def ask(port: int, method: str = "POST", path: str = "/v1/completions") -> Told:
+def ask(port: int, method: str = "POST", path: str = "/v1/completions", **headers: str) -> Told:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        connection.request(method, path, body=b"{}" if method == "POST" else None)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body=b"{}" if method == "POST" else None, headers=named)
         response = connection.getresponse()
         return Told(response.status, response.headers, response.read())
 
@@ -223,6 +224,34 @@ def test_what_is_beyond_the_doors_limits_is_refused_and_all_else_passes(tmp_path
         for thread in threads:
             thread.join()
         assert ask(port).status == 200
+
+
+def test_every_answer_has_the_request_id_that_was_passed_on(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def passed_on() -> list[bytes]:
+        lines = seen[-1].split(b"\r\n\r\n")[0].split(b"\r\n")
+        return [line.partition(b": ")[2] for line in lines if line.lower().startswith(b"x-request-id:")]
+
+    with recording_server(seen) as door, haproxy(tmp_path, door) as port:
+        assert ask(port, x_request_id="mine").headers.get_all("x-request-id") == ["mine"]
+        assert passed_on() == [b"mine"]
+        for wrong in ("", "x" * 513):
+            made = ask(port, x_request_id=wrong).headers["x-request-id"]
+            assert len(made) == 36, "a UUID"
+            assert passed_on() == [made.encode()]
+        assert ask(port).headers["x-request-id"] != made
+    with haproxy(tmp_path, free_ports(1)[0]) as port:
+        refused = ask(port, x_request_id="mine")
+        assert (refused.status, refused.headers["x-request-id"]) == (503, "mine")
+        assert send(port, HEAD + b"X: a\r\n" * 65 + BODY)[0] == 431
+
+
+def test_an_answer_that_has_an_id_keeps_it(tmp_path: Path) -> None:
+    """Serve's replicas send theirs."""
+    answer = ANSWER.replace(b"Connection", b"X-Request-Id: theirs\r\nConnection")
+    with server(lambda connection: connection.sendall(answer)) as door, haproxy(tmp_path, door) as port:
+        assert ask(port, x_request_id="mine").headers.get_all("x-request-id") == ["theirs"]
 
 
 def test_a_request_that_a_door_drops_unanswered_goes_to_the_next(tmp_path: Path) -> None:

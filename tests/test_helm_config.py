@@ -10,7 +10,7 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from cluster.app import build_app_from_args
 from cluster.config import load_config, parse_config
-from tests.helm_chart import VALUE_SETS, application_args, serve_config, value_set, worker_groups
+from tests.helm_chart import VALUE_SETS, application_args, serve_config, the, value_set, worker_groups
 
 every_value_set = pytest.mark.parametrize("name", VALUE_SETS)
 
@@ -25,6 +25,24 @@ def test_serve_takes_the_rendered_configuration(name: str) -> None:
 def test_serve_listens_where_the_configuration_says_and_lets_the_application_say_that_it_is_late() -> None:
     options = serve_config(value_set("auth-network"))["http_options"]
     assert options == {"host": "0.0.0.0", "port": 9000, "request_timeout_s": 125.5}
+
+
+@every_value_set
+def test_serves_own_processes_log_as_the_replicas_do(name: str) -> None:
+    logs = parse_config(value_set(name)["config"]).logs
+    assert serve_config(value_set(name))["logging_config"] == logs.for_serve
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"), [("http://c.obs:4318", 4318), ("https://[::1]", 443), ("http://c/", 80), (None, None)]
+)
+def test_a_policy_lets_spans_out_to_their_collector(endpoint: str | None, port: int | None) -> None:
+    def ports(config: dict[str, Any]) -> list[int]:
+        values = {"networkPolicy": {"enabled": True, "allowHub": False}, "config": config}
+        rules = the("NetworkPolicy", values)["spec"]["egress"]
+        return [one["port"] for rule in rules if "to" not in rule for one in rule["ports"]]
+
+    assert ports({"tracing": {"endpoint": endpoint}}) == ([port] if port else [])
 
 
 @every_value_set

@@ -62,6 +62,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 http://{{ include "raydix.apiService" . }}:{{ include "raydix.apiPort" . }}
 {{- end -}}
 
+{{/* The port of a URL, said or not. */}}
+{{- define "raydix.urlPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}
+
 {{/* "yes" where kinds that Kubernetes itself does not have are to be rendered. Takes a list: root, value, API version. */}}
 {{- define "raydix.has" -}}
 {{- $root := index . 0 -}}
