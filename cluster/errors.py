@@ -43,7 +43,9 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The same as an HTTP response."""
-        headers = None if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.status == 413:
+            headers["Connection"] = "close"  # or what is left of the body would be read, and thrown away
         return JSONResponse(self.body(), self.status, headers)
 
 

@@ -34,18 +34,25 @@ class RequestBuilder:
             message = f"the model {name[:256]!r} does not exist; this cluster serves {self._settings.model_name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    def check_tokens(self, tokens: list[int], param: str) -> None:
-        """Raise ApiError where a field of a body names a token that the model lacks."""
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raise ApiError where a list, which `param` names, holds a token that the model lacks."""
         if max(tokens, default=0) >= self._settings.vocab_size:
-            message = f"{param}: token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
-            raise ApiError(400, message, param=param, code="invalid_value")
+            place = next(index for index, token in enumerate(tokens) if token >= self._settings.vocab_size)
+            raise self._no_such_token(f"{param}[{place}]")
+
+    def _no_such_token(self, param: str) -> ApiError:
+        message = f"{param}: token ids must be below {self._settings.vocab_size}, the size of the vocabulary"
+        return ApiError(400, message, param=param, code="invalid_value")
 
     async def build(self, body: ChatBody | CompletionBody, request_id: str, caller: Caller) -> list[GenerationRequest]:
         """A request for each prompt, with ids of their own."""
         self.check_model(body.model)
         self._check_named_tokens(body)
         prompts = await self._tokenized(body)
-        asked = [self._checked(body, tokens) for tokens in prompts]
+        params = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
+        if isinstance(body, ChatBody):
+            params = ["messages"]
+        asked = [self._checked(body, tokens, param) for tokens, param in zip(prompts, params, strict=True)]
         ids = (f"{request_id}.{count}" if count else request_id for count in range(len(prompts)))
         return [
             self._request(body, tokens, max_tokens, one_id, caller)
@@ -97,10 +104,9 @@ class RequestBuilder:
             message = f"a prompt of {num_characters} characters has more"
             raise ApiError(400, self._context(message), param=param, code="context_length_exceeded")
 
-    def _checked(self, body: ChatBody | CompletionBody, tokens: list[int]) -> int:
+    def _checked(self, body: ChatBody | CompletionBody, tokens: list[int], param: str) -> int:
         """How many tokens to generate. Without a limit of its own a completion gets the API's, a chat all of the
         context."""
-        param = "messages" if isinstance(body, ChatBody) else "prompt"
         room = self._settings.max_model_len - len(tokens)
         self.check_tokens(tokens, param)
         if room < 1:
@@ -118,7 +124,8 @@ class RequestBuilder:
         return f"this model's context is {self._settings.max_model_len} tokens; {message}"
 
     def _check_named_tokens(self, body: GenerationBody) -> None:
-        self.check_tokens([int(token) for token in body.logit_bias or ()], "logit_bias")
+        if max(map(int, body.logit_bias or ()), default=0) >= self._settings.vocab_size:
+            raise self._no_such_token("logit_bias")
         self.check_tokens(body.stop_token_ids or [], "stop_token_ids")
 
     def _request(

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from cluster.errors import ApiError
 
 Body = TypeVar("Body", bound=BaseModel)
-# Fields whose keys are the client's own: an error names the field and no more.
-FREE_KEYS = frozenset({"logit_bias", "metadata"})
+# Fields whose keys are the client's own, or that are refused as a whole: an error names the field and no more.
+UNDIVIDED = frozenset({"logit_bias", "metadata", "response_format"})
 CODES = {
     "missing": "missing_required_parameter",
     "string_too_long": "string_above_max_length",
@@ -72,6 +72,6 @@ def field_path(parts: Sequence[str | int], values: Any) -> str:
         elif isinstance(values, list) and isinstance(part, int) and part < len(values):
             path += f"[{part}]"
             values = values[part]
-        if path in FREE_KEYS:
+        if path in UNDIVIDED:
             break
     return path

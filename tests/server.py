@@ -3,10 +3,12 @@
 import contextlib
 import ipaddress
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 from bench.processes import living_in
 from cluster.haproxy import free_ports
+from cluster.prometheus_text import Samples, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 400
@@ -79,6 +82,12 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 pytest.fail(f"the server did not come up:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.2)
+
+    def scrape(self) -> Samples:
+        """What the node's metrics port says."""
+        (url,) = re.findall(r"metrics for Prometheus at (\S+)", self.log.read_text())
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return parse(answer.read().decode())
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -87,7 +87,7 @@ def test_sampling_reaches_the_engine(client: TestClient, pools: FakePools) -> No
         ("chat/completions", CHAT | {"top_logprobs": 1}, 400, "top_logprobs", "needs logprobs"),
         ("completions", TEXT | {"min_tokens": 9, "max_tokens": 8}, 400, None, "min_tokens"),
         ("completions", TEXT | {"prompt": ""}, 400, "prompt", "at least 1"),
-        ("completions", TEXT | {"prompt": [4096]}, 400, "prompt", "below 4096"),
+        ("completions", TEXT | {"prompt": [4096]}, 400, "prompt[0]", "below 4096"),
         ("completions", TEXT | {"prompt": [-1]}, 400, "prompt[0]", "greater than or equal to 0"),
         ("completions", TEXT | {"stop": ["a"] * 5}, 400, "stop", "at most 4"),
         ("completions", {"model": "tiny"}, 400, "prompt", "required"),

@@ -3,9 +3,7 @@ the log of a request."""
 
 import json
 import os
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from openai.types import CompletionUsage
 
 from cluster.metric_names import exported_names
-from cluster.prometheus_text import Samples, parse
+from cluster.prometheus_text import Samples
 from tests.otlp_collector import Collector, Received, collecting
 from tests.server import Server, served
 
@@ -45,17 +43,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
         yield server
 
 
-def scrape(server: Server) -> Samples:
-    """What the node's metrics port says."""
-    (url,) = re.findall(r"metrics for Prometheus at (\S+)", server.log.read_text())
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return parse(answer.read().decode())
-
-
 def until(server: Server, holds: Callable[[Samples], bool]) -> Samples:
     """Scrape until something holds."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while not holds(samples := scrape(server)):
+    while not holds(samples := server.scrape()):
         if time.monotonic() > deadline_s:
             ours = {name: series for name, series in samples.series.items() if name in exported_names()}
             missing = sorted(exported_names() - samples.series.keys())

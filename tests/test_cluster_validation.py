@@ -61,7 +61,7 @@ def message(**fields: Any) -> tuple[type[GenerationBody], Any]:
         (chat(messages=["x"]), "messages[0]", "invalid_type"),
         (chat(top_logprobs=1), "top_logprobs", "invalid_value"),
         (chat(max_tokens=1, max_completion_tokens=2), "max_tokens", "invalid_value"),
-        (chat(response_format={"type": "xml"}), "response_format.type", "invalid_value"),
+        (chat(response_format={"type": "xml"}), "response_format", "invalid_value"),
         (chat(response_format={"type": "json_object"}), "response_format", "unsupported_parameter"),
         (chat(store=True), "store", "unsupported_parameter"),
         ((ChatBody, []), None, None),
