@@ -104,4 +104,4 @@ def is_generation(scope: Scope) -> bool:
 def refusal(retry_after_s: int) -> ApiError:
     """What is said to a request that finds no slot."""
     message = f"too many requests are in flight; try again in {retry_after_s} s"
-    return ApiError(429, message, code="overloaded", retry_after_s=retry_after_s)
+    return ApiError(429, message, code="queue_full", retry_after_s=retry_after_s)

@@ -54,7 +54,7 @@ FULL = {
     "message": "this server has as many requests in flight as it takes; try again later",
     "type": "rate_limit_error",
     "param": None,
-    "code": "overloaded",
+    "code": "queue_full",
 }
 SLOW = {
     "message": f"the request did not arrive within {REQUEST_TIMEOUT_S} s",

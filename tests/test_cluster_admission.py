@@ -242,7 +242,7 @@ def test_beyond_the_limit_the_body_is_not_read_and_the_app_not_asked() -> None:
         start, body = client.sent
         assert start["status"] == 429
         assert dict(start["headers"])[b"retry-after"] == str(int(MEMORY_S)).encode()
-        assert b'"code":"overloaded"' in body["body"]
+        assert b'"code":"queue_full"' in body["body"]
         assert admission.num_in_flight == 1
         admission.leave()
         assert admission.enter(), "who was refused has taken nothing"

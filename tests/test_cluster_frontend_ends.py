@@ -65,7 +65,7 @@ def test_a_full_door_refuses_at_once_and_answers_all_else(
     for path, body in (("completions", TEXT), ("chat/completions", CHAT), ("completions", {"no": "request"})):
         response = client.post(f"/v1/{path}", json=body)
         error = response.json()["error"]
-        assert (response.status_code, error["code"], error["type"]) == (429, "overloaded", "rate_limit_error")
+        assert (response.status_code, error["code"], error["type"]) == (429, "queue_full", "rate_limit_error")
         assert int(response.headers["retry-after"]) >= 1
         assert f"try again in {response.headers['retry-after']} s" in error["message"]
     assert pools.requests == []
@@ -101,7 +101,7 @@ def test_openais_client_is_told_by_the_name_it_knows(client: TestClient, admissi
     theirs = openai.OpenAI(api_key="none", base_url="http://testserver/v1", http_client=client, max_retries=0)
     with pytest.raises(openai.RateLimitError) as refused:
         theirs.completions.create(model="tiny", prompt="import os")
-    assert refused.value.code == "overloaded"
+    assert refused.value.code == "queue_full"
 
 
 def asked(api: FastAPI, body: Json) -> "tuple[asyncio.Task[None], list[int]]":
