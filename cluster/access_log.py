@@ -1,4 +1,4 @@
-"""One line in the log for each HTTP request, when it is over, and where requests are traced its spans."""
+"""One line in the log for each request, when it is over, and where requests are traced its spans."""
 
 import logging
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class AccessLog:
 
 
 def tell(exchange: Exchange, trace: Trace | None) -> None:
-    """What goes wrong here is logged, and nothing else: the client has its answer."""
+    """Log a request that has ended. What goes wrong here is logged, and nothing else: the client has its answer."""
     try:
         fields = exchange.fields()
         if trace is not None and exchange.body is not None:

@@ -1,6 +1,6 @@
 """Lets nobody in without a key: around the whole app, so that a route that is added later is closed as well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from starlette.responses import Response
@@ -41,10 +41,10 @@ class AuthMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await refusal(key)(scope, receive, send)
+            await challenge(key)(scope, receive, send)
 
 
-def bearer_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+def bearer_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """The key that a request shows, if it shows one, and one only."""
     given = [value for name, value in headers if name.lower() == b"authorization"]
     if len(given) != 1:
@@ -53,12 +53,17 @@ def bearer_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
     return key.strip() or None if scheme.lower() == b"bearer" else None
 
 
-def refusal(key: bytes | None) -> Response:
+def refusal(key: bytes | None) -> ApiError:
     """What is said to a request without a key, or with a wrong one."""
     message = "this API key is not known here"
     if key is None:
         message = "an API key is required: send the header 'Authorization: Bearer KEY'"
-    response = ApiError(401, message, code="invalid_api_key").response()
+    return ApiError(401, message, code="invalid_api_key")
+
+
+def challenge(key: bytes | None) -> Response:
+    """The same as an HTTP response."""
+    response = refusal(key).response()
     response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 

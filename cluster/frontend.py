@@ -104,6 +104,22 @@ class Frontend:
         self._builder.check_tokens(body.tokens, "tokens")
         return {"prompt": self._tokenizer.decode(body.tokens)}
 
+    async def batch(self, body: ChatBody | CompletionBody, request_id: str, caller: Caller = ANYBODY) -> Batch:
+        """The completions that a body asks for, charged and not begun. Raises ApiError where the model cannot do it, or
+        the caller may not."""
+        exchange = caller.exchange
+        exchange.body = body
+        timers = [RequestTimer(self._sink) for _ in range(body.num_prompts * body.num_drawn)]
+        requests = await self._builder.build(body, request_id, caller)
+        batch = self._batch(requests, body, timers)
+        caller.charge(requests, body.num_drawn, lambda: batch.usage(0).num_total)
+        exchange.answer_id, exchange.batch = request_id, batch
+        return batch
+
+    def usage(self, batch: Batch) -> Usage:
+        """What it has come to so far."""
+        return batch.usage(self._settings.block_size if self._settings.keeps_prefixes else 0)
+
     async def dry_run(self, body: ChatBody | CompletionBody, caller: Caller = ANYBODY) -> Json:
         """How the request would be routed now. Nothing is sent, charged or remembered."""
         request, *_ = await self._builder.build(body, DRY_RUN, caller)
@@ -134,22 +150,17 @@ class Frontend:
             raise ApiError(503, "a pool has no replicas to route to yet; try again", code="overloaded") from error
 
     async def _answer(self, answer: Answer, body: ChatBody | CompletionBody, caller: Caller) -> Response:
-        exchange = caller.exchange
-        exchange.body = body
-        timers = [RequestTimer(self._sink) for _ in range(body.num_prompts * body.num_drawn)]
-        requests = await self._builder.build(body, answer.id, caller)
-        batch = self._batch(requests, body, timers)
-        caller.charge(requests, body.num_drawn, lambda: batch.usage(0).num_total)
-        exchange.answer_id, exchange.batch = answer.id, batch
+        batch = await self.batch(body, answer.id, caller)
         pieces = batch.deltas()
         try:
             first = await anext(pieces)  # an error before the first text still gets its own HTTP status
             if not body.stream:
-                drawn = await collected(first, pieces, len(timers))
-                return JSONResponse(answer.whole(likeliest(drawn, body), self._usage(batch)))
+                drawn = await collected(first, pieces, batch.num_choices)
+                return JSONResponse(answer.whole(likeliest(drawn, body), self.usage(batch)))
         except Exception as error:
-            raise self._logged(error, exchange) from error
-        return EventStreamResponse(self._events(answer, exchange, batch, first, pieces, body.include_usage), pieces)
+            raise self.logged(error, caller.exchange) from error
+        events = self._events(answer, caller.exchange, batch, first, pieces, body.include_usage)
+        return EventStreamResponse(events, pieces)
 
     def _batch(
         self, requests: Sequence[GenerationRequest], body: ChatBody | CompletionBody, timers: Sequence[RequestTimer]
@@ -164,9 +175,6 @@ class Frontend:
             for request in requests
         ]
         return Batch(prompts, lambda one: Journey(one.request, self._pools, self._failures))
-
-    def _usage(self, batch: Batch) -> Usage:
-        return batch.usage(self._settings.block_size if self._settings.keeps_prefixes else 0)
 
     async def _events(
         self,
@@ -185,12 +193,12 @@ class Frontend:
             async for piece in pieces:
                 yield sse(answer.chunk(*piece))
             if include_usage:
-                yield sse(answer.usage_chunk(self._usage(batch)))
+                yield sse(answer.usage_chunk(self.usage(batch)))
             yield DONE
         except Exception as error:
-            yield sse(self._logged(error, exchange).body())
+            yield sse(self.logged(error, exchange).body())
 
-    def _logged(self, error: Exception, exchange: Exchange) -> ApiError:
+    def logged(self, error: Exception, exchange: Exchange) -> ApiError:
         """What the client is told of an error; what nobody foresaw is logged with the request's ids."""
         told = from_exception(error)
         exchange.error = told.code
