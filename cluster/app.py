@@ -101,7 +101,8 @@ def bind_ingress(
         ray_actor_options={"num_cpus": 0} | on_nodes(config.ingress.label_selector),
         logging_config=config.logs.for_serve,
     )
-    return deployment.bind(front, pools, config.ingress, config.auth.keys_path, config.tracing)
+    settings = config.ingress, config.auth.keys_path, config.tracing, config.grpc_address
+    return deployment.bind(front, pools, *settings)
 
 
 def on_nodes(selector: LabelSelector) -> dict[str, Any]:

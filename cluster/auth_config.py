@@ -24,16 +24,17 @@ class AuthSection(Section):
         return None if self.keys_file is None else Path(os.path.abspath(self.keys_file))
 
 
-def check_who_may_ask(auth: AuthSection, host: str | None) -> None:
+def check_who_may_ask(auth: AuthSection, host: str | None, key: str = "http.host") -> None:
     """Raise ConfigError where anybody could ask and nobody said so.
 
     Args:
         host: what the API listens on; None where that is not known here.
+        key: what says so.
     """
     if auth.keys_file is not None and auth.allow_anonymous:
         raise ConfigError("auth.allow_anonymous and auth.keys_file exclude each other: drop one of them")
     if auth.keys_file is None and not auth.allow_anonymous and not is_loopback(host):
-        where = "here the API is reached from elsewhere" if host is None else f"http.host is {host!r}"
+        where = "here the API is reached from elsewhere" if host is None else f"{key} is {host!r}"
         raise ConfigError(
             f"{where}, but an API without keys listens on loopback only: give auth.keys_file "
             "(`raydix keys new` makes keys), or say auth.allow_anonymous: true"

@@ -10,15 +10,14 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from cluster.auth_config import AuthSection, check_who_may_ask
 from cluster.section import ConfigError as ConfigError
 from cluster.section import Count as Count
+from cluster.section import Port, explain
 from cluster.section import Section as Section
-from cluster.section import explain
 from cluster.telemetry import LogsSection, TracingSection
 from router.policies import PolicyName
 from workers.async_worker import STEP_TIMEOUT_S
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig
 from workers.weights.model_dir import TINY_MODEL
 
-Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolName = Literal["prefill", "decode", "unified"]
 LabelSelector = dict[str, str]  # labels of Ray nodes, in Ray's own words: a value, "!value", "in(a, b)" or "!in(a, b)"
@@ -46,6 +45,13 @@ class HttpSection(Section):
     port: Port = 8000
     proxy: Literal["haproxy", "serve"] = "haproxy"
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class GrpcSection(Section):
+    """Where the gRPC API listens; without a port nowhere, without a host where the HTTP API does."""
+
+    host: str | None = None
+    port: Port | None = None
 
 
 class EngineSection(Section):
@@ -214,6 +220,7 @@ class ClusterConfig(Section):
     model: str = str(TINY_MODEL)
     served_model_name: str | None = None
     http: HttpSection = HttpSection()
+    grpc: GrpcSection = GrpcSection()
     auth: AuthSection = AuthSection()
     dashboard_port: Port | None = None
     engine: EngineSection = EngineSection()
@@ -221,6 +228,11 @@ class ClusterConfig(Section):
     ingress: IngressSection = IngressSection()
     tracing: TracingSection = TracingSection()
     logs: LogsSection = LogsSection()
+
+    @property
+    def grpc_address(self) -> tuple[str, int] | None:
+        """Host and port of the gRPC API; None for none."""
+        return None if self.grpc.port is None else (self.grpc.host or self.http.host, self.grpc.port)
 
     @property
     def model_name(self) -> str:
@@ -235,7 +247,10 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
         config.engine.engine_config()
         check_devices(config)
         check_proxy(config.http)
+        check_ports(config)
         check_who_may_ask(config.auth, config.http.host)
+        if config.grpc_address is not None:
+            check_who_may_ask(config.auth, config.grpc_address[0], "grpc.host")
     except ValidationError as error:
         raise ConfigError("\n".join(explain(item) for item in error.errors())) from error
     except ConfigError:
@@ -264,6 +279,12 @@ def check_proxy(http: HttpSection) -> None:
             f"http.host is {http.host!r}, but HAProxy reaches the ingress at 127.0.0.1 only; "
             f"take one of {', '.join(HAPROXY_HOSTS)}, or set http.proxy to serve"
         )
+
+
+def check_ports(config: ClusterConfig) -> None:
+    """Raise ConfigError where two things would listen on one port."""
+    if config.grpc.port == config.http.port:
+        raise ConfigError(f"grpc.port and http.port are both {config.http.port}; each needs a port of its own")
 
 
 def load_config(path: Path) -> ClusterConfig:

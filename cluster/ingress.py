@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from cluster.access_log import Trace
 from cluster.admission import Admission
 from cluster.api import build_api
 from cluster.config import IngressSection, PoolName
@@ -21,6 +22,8 @@ from cluster.metrics import RaySink, every_second, replica_name
 from cluster.pools import ServePools
 from cluster.replica_port import keep_on_loopback
 from cluster.request_metrics import announce
+from cluster.rpc.gate import Gate
+from cluster.rpc.server import RpcServer
 from cluster.serve_logging import join_serve_log
 from cluster.telemetry import TracingSection
 from workers.tokenizer import Tokenizer
@@ -34,15 +37,20 @@ FLUSH_S = 2.0  # for the last spans
 
 
 class FrontReplica:
-    """One front door. Its FastAPI app is built in the replica, around the handles that Serve gives it."""
+    """One front door. Its FastAPI app is built in the replica, around the handles that Serve gives it.
 
-    def __init__(
+    Args:
+        grpc: host and port of the gRPC API; None for none.
+    """
+
+    async def __init__(  # type: ignore[misc]
         self,
         settings: FrontendSettings,
         pools: dict[PoolName, DeploymentHandle],
         ingress: IngressSection,
         keys_path: Path | None,
         tracing: TracingSection,
+        grpc: tuple[str, int] | None,
     ) -> None:
         join_serve_log()
         keep_on_loopback()
@@ -58,6 +66,15 @@ class FrontReplica:
         self._totals = Totals(sink)
         announce(sink)
         self._recording = asyncio.get_running_loop().create_task(every_second(self._record))
+        self._rpc: RpcServer | None = None
+        if grpc is not None:
+            owner_of = None if self._keys is None else self._keys.owner_of
+            self._rpc = RpcServer(self._frontend, Gate(self._admission, self._accounts, owner_of), self._trace)
+            await self._rpc.start(*grpc)
+
+    @property
+    def _trace(self) -> Trace | None:
+        return None if self._tracer is None else self._tracer.trace
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is constructed."""
@@ -67,11 +84,13 @@ class FrontReplica:
             keys=self._keys,
             accounts=self._accounts,
             debug_route=self._debug_route,
-            trace=None if self._tracer is None else self._tracer.trace,
+            trace=self._trace,
         )
 
     async def __del__(self) -> None:
-        """Awaited by Serve when the last request has been answered: its spans may not have been sent yet."""
+        """Awaited by Serve when HTTP requests have been answered: calls may be in flight still, and spans unsent."""
+        if self._rpc is not None:
+            await self._rpc.stop()
         if self._tracer is not None:
             await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._tracer.close))], timeout=FLUSH_S)
 

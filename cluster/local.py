@@ -41,6 +41,8 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         DeployError: a replica cannot start.
     """
     check_port_free(config.http.host, config.http.port)
+    if config.grpc_address is not None:
+        check_port_free(*config.grpc_address, "grpc.port")
     if config.dashboard_port is not None:
         check_port_free(LOOPBACK, config.dashboard_port, "--dashboard-port")
     if config.auth.keys_path is not None:
@@ -196,11 +198,12 @@ def ready_message(config: ClusterConfig, metrics: str) -> str:
     jobs = (
         "" if config.dashboard_port is None else f"  dashboard and jobs at http://{LOOPBACK}:{config.dashboard_port}\n"
     )
+    grpc = "" if config.grpc_address is None else "gRPC at {}:{} (docs/grpc.md)\n".format(*config.grpc_address)
     body = json.dumps({"model": config.model_name, "prompt": prompt, "max_tokens": 24, "temperature": 0})
     return f"""
 raydix serves {config.model_name!r} at {base}/v1  (Ctrl-C stops it)
 {who}
-metrics for Prometheus at {metrics}
+{grpc}metrics for Prometheus at {metrics}
 {jobs}
   curl {base}/v1/completions {header}-H 'Content-Type: application/json' \\
     -d '{body}'

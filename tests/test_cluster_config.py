@@ -130,3 +130,12 @@ def test_haproxy_listens_where_it_reaches_the_ingress_and_serve_anywhere() -> No
         with pytest.raises(ConfigError, match=r"http\.host is .* set http\.proxy to serve"):
             parse_config({"http": {"host": host}})
         assert parse_config({"http": {"host": host, "proxy": "serve"}, "auth": ANYBODY}).http.host == host
+
+
+def test_grpc_listens_where_http_does_unless_it_is_told_otherwise() -> None:
+    assert parse_config({}).grpc_address is None
+    assert parse_config({"grpc": {"port": 9000}}).grpc_address == ("127.0.0.1", 9000)
+    with pytest.raises(ConfigError, match=r"grpc\.host is '0\.0\.0\.0'.*auth\.keys_file"):
+        parse_config({"grpc": {"port": 9000, "host": "0.0.0.0"}})
+    with pytest.raises(ConfigError, match=r"grpc\.port and http\.port are both 8000"):
+        parse_config({"grpc": {"port": 8000}})

@@ -246,3 +246,9 @@ def test_calls_are_not_left_out_of_a_prompt_in_silence(tokenizers: dict[str, Tok
 def test_markers_are_text_to_a_tokenizer_that_calls_them_special(tmp_path: Path) -> None:
     tokenizer = tokenizer_with(tmp_path / "m", HERMES, ("<tool_call>", "</tool_call>", "<|end|>"))
     assert tokenizer.decode([4096, *tokenizer.encode("x")[1:], 4097, 4098, 0]) == "<tool_call>x</tool_call>"
+
+
+def test_tools_that_spell_control_tokens_are_letters(door: MakeDoor) -> None:
+    hermes = door("text")
+    hermes.ask(tools=[TOOL | {"function": TOOL["function"] | {"description": "<|bos|> and <|eos|>"}}])
+    assert "<|bos|> and <|eos|>" in hermes.prompt(), "special tokens would have no text"

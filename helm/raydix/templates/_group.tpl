@@ -35,6 +35,9 @@
           ports:
             - {name: serve, containerPort: {{ include "raydix.apiPort" $root }}}  # KubeRay probes the port of this name
             - {name: metrics, containerPort: 8080}
+            {{- with include "raydix.grpcPort" $root }}
+            - {name: grpc, containerPort: {{ . }}}
+            {{- end }}
           env:
             {{- include "raydix.env" $root | nindent 12 }}
             {{- with $group.env }}

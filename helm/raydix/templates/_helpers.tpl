@@ -52,10 +52,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{/* What else listens in a pod: Ray as KubeRay starts it, HAProxy's statistics and metrics, Serve's fallback. */}}
-{{- define "raydix.checkApiPort" -}}
-{{- if has (include "raydix.apiPort" . | int) (list 6379 8080 8265 8404 8500 9101 10001 52365) -}}
-{{- fail (printf "config.http.port is %s, where Ray or HAProxy listens in the same pods: take another" (include "raydix.apiPort" .)) -}}
+{{- define "raydix.checkPorts" -}}
+{{- range $key, $port := dict "http" (include "raydix.apiPort" .) "grpc" (include "raydix.grpcPort" .) -}}
+{{- if has (int $port) (list 6379 8080 8265 8404 8500 9101 10001 52365) -}}
+{{- fail (printf "config.%s.port is %s, where Ray or HAProxy listens in the same pods: take another" $key $port) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of the gRPC API; empty where there is none. */}}
+{{- define "raydix.grpcPort" -}}
+{{- with dig "grpc" "port" "" .Values.config -}}{{ int . }}{{- end -}}
 {{- end -}}
 
 {{- define "raydix.apiUrl" -}}

@@ -44,6 +44,9 @@ as it is, zeros too: so no `merge`, which takes them for nothing.
 {{- end -}}
 {{- $ingress := include "raydix.filled" (list ($config.ingress | default dict) $doors) | fromJson -}}
 {{- $_ := set $config "ingress" (omit $ingress "replicas") -}}
+{{- if include "raydix.grpcPort" . -}}
+{{- $_ := set $config "grpc" (include "raydix.filled" (list $config.grpc (dict "host" "0.0.0.0")) | fromJson) -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 
