@@ -39,6 +39,7 @@ def read(reader: CallReader, pieces: Sequence[str]) -> tuple[str, list[ToolCall]
         (f"{OPEN}\n{CALL}\n{CLOSE}\n{OPEN}\n" + '{"name": "f"}' + f"\n{CLOSE}\n", "", [WEATHER, F]),
         (f"Let me look.\n{OPEN}\n{CALL}\n{CLOSE}", "Let me look.", [WEATHER]),
         (f"{OPEN}{CALL}{CLOSE}\n done ", "\n done ", [WEATHER]),
+        (f"first\n\n{OPEN}{CALL}{CLOSE}\nlast", "first\nlast", [WEATHER]),
         ("ends in space \n", "ends in space \n", []),
         (f"{OPEN}{CALL}", f"{OPEN}{CALL}", []),
         (f"{OPEN}{OPEN}{CALL}{CLOSE}{CLOSE}", f"{OPEN}{CLOSE}", [WEATHER]),
@@ -99,7 +100,23 @@ def test_what_is_no_call_stays_the_text_that_it_is(body: str) -> None:
 
 
 TEXTS = st.lists(
-    st.sampled_from([OPEN, CLOSE, CALL, PARAMETERS, '{"name": "f"}', PYTHON_TAG, "{", "<", " ", "\n", ";", "text"])
+    st.sampled_from(
+        [
+            OPEN,
+            CLOSE,
+            f"{OPEN}{CALL}{CLOSE}",
+            CALL,
+            PARAMETERS,
+            '{"name": "f"}',
+            PYTHON_TAG,
+            "{",
+            "<",
+            " ",
+            "\n",
+            ";",
+            "text",
+        ]
+    )
     | st.text(max_size=3),
     max_size=12,
 ).map("".join)
