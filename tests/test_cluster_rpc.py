@@ -159,7 +159,13 @@ def test_several_choices_and_a_stop_string(run: Run) -> None:
         ({"max_tokens": 0}, grpc.StatusCode.INVALID_ARGUMENT, "max_tokens", "integer_below_min_value", "1"),
         ({"max_tokens": 64}, grpc.StatusCode.INVALID_ARGUMENT, "max_tokens", "context_length_exceeded", "64 tokens"),
         ({"text": None}, grpc.StatusCode.INVALID_ARGUMENT, "prompt", "missing_required_parameter", "required"),
-        ({"tokens": pb.Tokens(ids=[4096])}, grpc.StatusCode.INVALID_ARGUMENT, "prompt", "invalid_value", "below 4096"),
+        (
+            {"tokens": pb.Tokens(ids=[4096])},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "prompt[0]",
+            "invalid_value",
+            "below 4096",
+        ),
         ({"logit_bias": {3: 101.0}}, grpc.StatusCode.INVALID_ARGUMENT, "logit_bias", "decimal_above_max_value", "100"),
         (
             {"conversation": pb.Conversation(messages=[pb.Message(role="root", content="x")])},
