@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from cluster.haproxy import free_ports
 from cluster.rpc import raydix_v1_pb2 as pb
-from cluster.rpc.server import SERVICE
+from cluster.rpc.service import SERVICE
 from tests.server import Server, served
 
 pytestmark = pytest.mark.ray
