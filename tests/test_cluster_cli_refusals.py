@@ -45,7 +45,7 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda model: edit_json(model / "config.json", num_hidden_layers=10**12), "num_hidden_layers is 1000000000000"),
     (lambda model: pipe(model / "generation_config.json"), "generation_config.json is no regular file"),
     (lambda model: save_tokenizer(model, 33), "the tokenizer has 33 tokens, but vocab_size is 32"),
-    (lambda model: (model / "tokenizer.json").write_text("{"), "tokenizer.json is no tokenizer"),
+    (lambda model: (model / "tokenizer.json").write_text("{"), "tokenizer.json is no JSON"),
     (lambda model: (model / "manifest.json").write_text("{}"), "manifest.json is no manifest that raydix writes"),
     (lambda model: (model / "config.json").unlink(), "config.json cannot be read: No such file"),
 ]

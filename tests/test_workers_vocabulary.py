@@ -78,11 +78,13 @@ def test_tokens_that_were_added_beside_it_count(padded: Path, name: str, content
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("tokenizer.json", "", r"tokenizer\.json is no tokenizer"),
-        ("tokenizer.json", "nonsense", r"tokenizer\.json is no tokenizer"),
+        ("tokenizer.json", "", r"tokenizer\.json is no JSON"),
+        ("tokenizer.json", "nonsense", r"tokenizer\.json is no JSON"),
         ("tokenizer.json", '{"model": {}}', r"tokenizer\.json is no tokenizer.*Take the one that came with the model"),
-        ("tokenizer.json", "[" * 100_000, r"tokenizer\.json is no tokenizer"),
+        ("tokenizer.json", "[" * 100_000, r"tokenizer\.json is no JSON"),
+        ("tokenizer.json", '{"model": 1, "model": 2}', r"tokenizer\.json is no JSON: 'model' is there twice"),
         ("added_tokens.json", '{"a": "x"}', "has a bad token id"),
+        ("added_tokens.json", '{"a": 1e999}', "has a bad token id"),
         ("added_tokens.json", "[]", r"added_tokens\.json must hold an object"),
         ("tokenizer_config.json", "{", r"tokenizer_config\.json is no JSON"),
     ],
@@ -93,6 +95,30 @@ def test_a_broken_tokenizer_is_named(padded: Path, name: str, text: str, message
     (padded / name).write_text(text, "utf-8")
     with pytest.raises(ModelError, match=message):
         read_model_spec(padded)
+
+
+@pytest.mark.parametrize("prefix", ["x", "é", "##"])
+def test_a_tokenizer_that_would_end_the_process_is_refused(padded: Path, prefix: str) -> None:
+    """C34. The library cuts the prefix off tokens that do not have it, in the midst of a character."""
+    vocab = {"\u0120": 0, "(": 1, "\u0120(": 2}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["\u0120", "\u0120"]], "continuing_subword_prefix": prefix}
+    (padded / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}), "utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json has the continuing_subword_prefix .* not served"):
+        read_model_spec(padded)
+
+
+@pytest.mark.parametrize("charsmap", ["AAA=", "BAAAAAAAAAA=", "?"])
+def test_a_tokenizer_that_panics_is_refused(padded: Path, charsmap: str) -> None:
+    """C34. Panics of the library are no Exceptions; these come when it is read, and when it meets a text."""
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]},
+    }
+    (padded / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ModelError, match=r"the tokenizers library fails on it: "):
+        Tokenizer(padded)
 
 
 def test_a_tokenizer_that_cannot_take_every_text_is_refused(padded: Path) -> None:

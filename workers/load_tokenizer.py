@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.model_error import ModelError, one_line
-from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
+from workers.models.vocabulary import TOKENIZER_FILE, count_tokens, panics_as_errors
 from workers.weights.model_dir import GGUF, LLAMA2_C, model_files
 
 PROBE = "a naïve 日本 🦊\u0378\x00"  # where a tokenizer lacks the token for what it does not know, this shows it
@@ -24,12 +24,13 @@ def load_tokenizer(model: Path) -> Any:
     from transformers import AutoTokenizer  # 2 s to import, and only the front door needs it
 
     try:
-        if single:
-            tokenizer = load_gguf(AutoTokenizer, model)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-        tokenizer.backend_tokenizer.encode(PROBE)
-        return tokenizer
+        with panics_as_errors():
+            if single:
+                tokenizer = load_gguf(AutoTokenizer, model)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+            tokenizer.backend_tokenizer.encode(PROBE)
+            return tokenizer
     except Exception as error:  # it raises whatever goes wrong
         raise ModelError(f"{model} has no usable tokenizer: {one_line(error)}") from error
 

@@ -5,6 +5,6 @@ class ModelError(ValueError):
     """The model directory cannot be served; the message says what is wrong with which file, and what to do."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What another library says, without its line breaks."""
     return " ".join(str(error).split())
