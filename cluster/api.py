@@ -15,10 +15,8 @@ from cluster.frontend import Frontend
 from cluster.key_file import KeyFile
 from cluster.metering import Accounts, MeteringMiddleware
 from cluster.protocol import ChatBody, CompletionBody
-from cluster.request_body import body_of, naming_ignored, read_body
-from cluster.strict_json import parse_json
+from cluster.request_body import body_of, naming_ignored
 from cluster.tokenize_bodies import DetokenizeBody, TokenizeBody
-from cluster.validation import validated
 
 METRICS_POINTER = "# Ray exports the whole cluster's metrics, at the address that its start prints: docs/metrics.md\n"
 
@@ -29,11 +27,10 @@ def build_api(
     *,
     keys: KeyFile | None = None,
     accounts: Accounts | None = None,
-    debug_route: bool = False,
     trace: Trace | None = None,
 ) -> FastAPI:
-    """The OpenAI API over one front door, for those with a key or, without `keys`, for everybody; and `/debug/route`
-    where it is asked for. Requests are traced where there is a `trace`."""
+    """The OpenAI API over one front door, for those with a key or, without `keys`, for everybody. Requests are traced
+    where there is a `trace`."""
     api = FastAPI(title="raydix", docs_url=None, redoc_url=None)
     api.add_middleware(AdmissionMiddleware, admission=admission)
     api.add_middleware(MeteringMiddleware, accounts=Accounts() if accounts is None else accounts)
@@ -69,8 +66,6 @@ def build_api(
         return frontend.detokenize(await body_of(request, DetokenizeBody))
 
     add_probes(api, frontend)
-    if debug_route:
-        add_debug_route(api, frontend)
     return api
 
 
@@ -94,21 +89,3 @@ def add_probes(api: FastAPI, frontend: Frontend) -> None:
     @api.get("/metrics")
     async def metrics() -> Response:
         return PlainTextResponse(METRICS_POINTER)
-
-
-def add_debug_route(api: FastAPI, frontend: Frontend) -> None:
-    """How requests are routed: the counts, one that was answered lately, or, charging nothing, one that is not sent."""
-
-    @api.get("/debug/route")
-    async def explain(request: Request, request_id: str = "", prompt: str = "") -> Json:
-        if prompt:
-            body = CompletionBody(model=frontend.model_name, prompt=prompt)
-            return await frontend.dry_run(body, caller_of(request))
-        return await frontend.explain(request_id)
-
-    @api.post("/debug/route")
-    async def dry_run(request: Request) -> Json:
-        values = parse_json(await read_body(request))
-        kind: type[ChatBody | CompletionBody] = ChatBody if "messages" in values else CompletionBody
-        body = validated(kind, values)
-        return await frontend.dry_run(body, caller_of(request))

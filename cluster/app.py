@@ -101,7 +101,7 @@ def bind_ingress(
         ray_actor_options={"num_cpus": 0} | on_nodes(config.ingress.label_selector),
         logging_config=config.logs.for_serve,
     )
-    settings = config.ingress, config.auth.keys_path, config.tracing, config.grpc_address
+    settings = config.ingress, config.auth, config.admin, config.tracing, config.grpc_address
     return deployment.bind(front, pools, *settings)
 
 

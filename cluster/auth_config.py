@@ -3,8 +3,13 @@
 import ipaddress
 import os
 from pathlib import Path
+from typing import Annotated, Self
 
-from cluster.section import ConfigError, Section
+from pydantic import AfterValidator, model_validator
+
+from cluster.section import ConfigError, Port, Section
+
+AbsolutePath = Annotated[str, AfterValidator(os.path.abspath)]  # replicas have other working directories
 
 
 class AuthSection(Section):
@@ -15,13 +20,37 @@ class AuthSection(Section):
         allow_anonymous: whoever reaches the address may ask, wherever it is. Only without a keys_file.
     """
 
-    keys_file: str | None = None
+    keys_file: AbsolutePath | None = None
     allow_anonymous: bool = False
 
     @property
     def keys_path(self) -> Path | None:
-        """The same file for processes that have other working directories."""
-        return None if self.keys_file is None else Path(os.path.abspath(self.keys_file))
+        """The same as a path."""
+        return None if self.keys_file is None else Path(self.keys_file)
+
+
+class AdminSection(Section):
+    """What operators ask of a front door, on loopback, apart from the API.
+
+    Attributes:
+        port: of the first front door of a machine, the next ones have the next ports; None for none.
+        keys_file: who may ask, as in `AuthSection`.
+    """
+
+    port: Port | None = None
+    keys_file: AbsolutePath | None = None
+
+    @model_validator(mode="after")
+    def check_keys(self) -> Self:
+        """Nobody asks without a key."""
+        if (self.port is None) != (self.keys_file is None):
+            raise ValueError("port and keys_file go together: give both, or neither")
+        return self
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The same as a path."""
+        return None if self.keys_file is None else Path(self.keys_file)
 
 
 def check_who_may_ask(auth: AuthSection, host: str | None, key: str = "http.host") -> None:

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from cluster.auth_config import AuthSection, check_who_may_ask
+from cluster.auth_config import AdminSection, AuthSection, check_who_may_ask
 from cluster.section import ConfigError as ConfigError
 from cluster.section import Count as Count
-from cluster.section import Port, explain
+from cluster.section import Port as Port
 from cluster.section import Section as Section
+from cluster.section import explain
 from cluster.telemetry import LogsSection, TracingSection
 from router.policies import PolicyName
 from workers.async_worker import STEP_TIMEOUT_S
@@ -210,7 +211,6 @@ class IngressSection(Section):
     replicas: Count = 1
     max_ongoing_requests: Count = 256
     label_selector: LabelSelector = Field(default_factory=dict)
-    debug_route: bool = False
 
 
 class ClusterConfig(Section):
@@ -222,6 +222,7 @@ class ClusterConfig(Section):
     http: HttpSection = HttpSection()
     grpc: GrpcSection = GrpcSection()
     auth: AuthSection = AuthSection()
+    admin: AdminSection = AdminSection()
     dashboard_port: Port | None = None
     engine: EngineSection = EngineSection()
     pools: PoolsSection = PoolsSection()

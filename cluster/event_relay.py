@@ -114,6 +114,11 @@ class EventFollower:
             task = asyncio.get_running_loop().create_task(self._follow(receiver, worker, endpoint))
             self._tasks[worker, endpoint] = task
 
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where each worker's own port is."""
+        return dict(self._tasks)
+
     def age_s(self, worker: str) -> float:
         """How old what the index knows of a worker is; infinite for one that was never heard."""
         receiver = self._receivers.get(worker)

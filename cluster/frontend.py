@@ -45,6 +45,10 @@ class Pools(Workers, Protocol):
     async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
         """Ask the router of each pool. Raises TimeoutError where a pool has had no replica for a while."""
 
+    async def reset_prefix_caches(self) -> list[str]:
+        """Have every worker forget what it has cached. Returns the names of those that were not reached. Raises
+        TimeoutError as above."""
+
 
 class Frontend:
     """Validates, applies the chat template, tokenises, hashes; then lets the pools work and turns tokens into text."""
@@ -133,6 +137,16 @@ class Frontend:
             message = f"{request_id!r} is not among the last requests that this replica has routed"
             raise ApiError(404, message, param="request_id", code="not_found")
         return routed
+
+    async def reset_prefix_caches(self) -> None:
+        """Have every worker forget what it has cached."""
+        try:
+            missed = await self._pools.reset_prefix_caches()
+        except TimeoutError as error:
+            raise ApiError(503, "a pool has no replicas yet; try again", code="overloaded") from error
+        if missed:
+            message = f"these workers could not be told: {', '.join(missed)}; the others have forgotten; try again"
+            raise ApiError(503, message, code="overloaded")
 
     async def is_ready(self) -> bool:
         """Whether every pool has a replica."""

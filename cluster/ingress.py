@@ -1,7 +1,6 @@
 """The ingress replica: the front door as Serve runs it."""
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -9,8 +8,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.access_log import Trace
+from cluster.admin import build_admin_api, serve_on_loopback
 from cluster.admission import Admission
 from cluster.api import build_api
+from cluster.auth_config import AdminSection, AuthSection
 from cluster.config import IngressSection, PoolName
 from cluster.frontend import Frontend
 from cluster.frontend_settings import FrontendSettings
@@ -48,7 +49,8 @@ class FrontReplica:
         settings: FrontendSettings,
         pools: dict[PoolName, DeploymentHandle],
         ingress: IngressSection,
-        keys_path: Path | None,
+        auth: AuthSection,
+        admin: AdminSection,
         tracing: TracingSection,
         grpc: tuple[str, int] | None,
     ) -> None:
@@ -59,13 +61,17 @@ class FrontReplica:
         sink = RaySink(settings.model_name, POOL, replica_name())
         self._frontend = Frontend(settings, tokenizer, serve_pools, sink)
         self._admission = Admission(ingress.max_ongoing_requests)
-        self._keys = None if keys_path is None else KeyFile(keys_path)
+        self._keys = None if auth.keys_path is None else KeyFile(auth.keys_path)
         self._accounts = Accounts()
-        self._debug_route = ingress.debug_route
+        self._admin_keys = None if admin.keys_path is None else KeyFile(admin.keys_path)
         self._tracer = make_tracer(tracing) if tracing.is_on else None
         self._totals = Totals(sink)
         announce(sink)
-        self._recording = asyncio.get_running_loop().create_task(every_second(self._record))
+        loop = asyncio.get_running_loop()
+        self._recording = loop.create_task(every_second(self._record))
+        if self._admin_keys is not None and admin.port is not None:
+            app, port = build_admin_api(self._frontend, self._admin_keys), admin.port + local_rank()
+            self._serving_admin = loop.create_task(serve_on_loopback(app, port))
         self._rpc: RpcServer | None = None
         if grpc is not None:
             owner_of = None if self._keys is None else self._keys.owner_of
@@ -83,7 +89,6 @@ class FrontReplica:
             self._admission,
             keys=self._keys,
             accounts=self._accounts,
-            debug_route=self._debug_route,
             trace=self._trace,
         )
 
@@ -95,11 +100,17 @@ class FrontReplica:
             await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._tracer.close))], timeout=FLUSH_S)
 
     def _record(self) -> None:
-        if self._keys is not None:
-            self._keys.refresh()
+        for keys in filter(None, (self._keys, self._admin_keys)):
+            keys.refresh()
         self._accounts.tell(self._totals)
         self._totals.tell(REFUSED_REQUESTS, self._admission.num_refused)
         self._totals.tell(RESUMED_REQUESTS, self._frontend.num_resumed)
+
+
+def local_rank() -> int:
+    """Which of its machine's front doors this is."""
+    rank = serve.get_replica_context().rank
+    return 0 if rank is None else int(rank.local_rank)
 
 
 def make_tracer(tracing: TracingSection) -> "Tracer":

@@ -13,9 +13,10 @@ from workers.pools.handoff_shelf import HandoffShelf, NoSuchHandoffError
 from workers.pools.kv_frames import ReceivedBlocks
 from workers.pools.kv_handoff import KVTicket
 
-FETCH, ABORT = "/raydix.Worker/FetchKV", "/raydix.Worker/Abort"
+FETCH, ABORT, RESET = (f"/raydix.Worker/{name}" for name in ("FetchKV", "Abort", "ResetPrefixCache"))
 FRAME_TIMEOUT_S = 2.0  # a prefill worker that is silent for so long is given up; the prompt is computed again
 ABORT_TIMEOUT_S = 5.0
+RESET_TIMEOUT_S = 30.0  # it waits for the step that the worker is in
 MAX_CHANNELS = 64
 NOTHING = 2**31  # a first block that no prompt has
 
@@ -66,6 +67,10 @@ class WorkerClient:
         """Have a worker end a request. Raises grpc.RpcError where it cannot be told."""
         call = self._channel(endpoint).unary_unary(ABORT)
         await call(request_id.encode(), metadata=self._metadata, timeout=ABORT_TIMEOUT_S)
+
+    async def reset_prefix_cache(self, endpoint: str) -> None:
+        """Have a worker forget what it has cached. Raises grpc.RpcError where it cannot be told."""
+        await self._channel(endpoint).unary_unary(RESET)(b"", metadata=self._metadata, timeout=RESET_TIMEOUT_S)
 
     async def close(self) -> None:
         """End all connections."""

@@ -45,8 +45,8 @@ def serve_until_interrupted(config: ClusterConfig) -> None:
         check_port_free(*config.grpc_address, "grpc.port")
     if config.dashboard_port is not None:
         check_port_free(LOOPBACK, config.dashboard_port, "--dashboard-port")
-    if config.auth.keys_path is not None:
-        read_tenants(config.auth.keys_path)  # refused before Ray starts
+    for path in filter(None, (config.auth.keys_path, config.admin.keys_path)):
+        read_tenants(path)  # refused before Ray starts
     for ending in ENDINGS:  # a shell may have told a background job to ignore SIGINT
         signal.signal(ending, signal.default_int_handler)
     try:

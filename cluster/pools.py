@@ -73,6 +73,17 @@ class ServePools:
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
 
+    async def reset_prefix_caches(self) -> list[str]:
+        """Have every worker forget what it has cached, but for what requests use. Returns those that were not reached.
+
+        Raises TimeoutError where a pool has had no replica for a while.
+        """
+        pools = await self.ask_all(lambda: RouteQuestion(workers=True))
+        endpoints = {name: endpoint for pool in pools.values() for name, endpoint in pool["workers"].items()}
+        calls = (self._client.reset_prefix_cache(endpoint) for endpoint in endpoints.values())
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        return [name for name, outcome in zip(endpoints, outcomes, strict=True) if isinstance(outcome, BaseException)]
+
     async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
         """Ask the router of each pool. Raises TimeoutError where a pool has had no replica for a while."""
         return {name: await self._ask(name, make_question()) for name in self._pools}

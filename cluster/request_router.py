@@ -142,6 +142,8 @@ class RadixRequestRouter(RequestRouter):  # type: ignore[misc]
         if question.left:
             worker = self._radix_router.worker_of(question.left)
             return {"left": worker is not None and worker not in self._replica_of.keys() | self._died}
+        if question.workers:
+            return {"workers": self._follower.endpoints}
         if question.dry_run is not None:
             return self._radix_router.explain(question.dry_run, time.monotonic()).as_json()
         if not question.request_id:

@@ -18,11 +18,14 @@ class RouteQuestion:
         dry_run: the request to decide for; nothing is charged.
         request_id: the request to look up, where there is no `dry_run`; without either, the router's counts are asked
             for.
+        workers: ask who there is.
         left: the request whose worker is asked after: whether it has been taken out of the pool.
-        answer: an explanation, empty where there is none, or the counts, or `{"left": whether}`.
+        answer: an explanation, empty where there is none, or the counts, or `{"left": whether}`, or
+            `{"workers": {name: endpoint of its own port}}`.
     """
 
     dry_run: RoutingRequest | None = None
     request_id: str = ""
+    workers: bool = False
     left: str = ""
     answer: Future[Json] = field(default_factory=Future)

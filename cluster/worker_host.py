@@ -10,7 +10,7 @@ import ray
 import torch
 
 from cluster.event_relay import EventPublisher
-from cluster.kv_transfer import ABORT
+from cluster.kv_transfer import ABORT, RESET
 from cluster.metrics import RaySink, replica_name
 from cluster.replica_port import keep_on_loopback
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
@@ -67,6 +67,7 @@ class WorkerHost(Generic[Output]):
         self._publisher = EventPublisher(self.server, self.worker.epoch, self.worker.snapshot)
         self._engine = built.engine
         self._engine.take_counts()  # of the warm-up
+        self.server.add_unary(RESET, self._reset_prefix_cache)
         self.metrics = WorkerMetrics(RaySink(settings.model_name, settings.pool, replica_name()))
 
     def on_abort(self, abort: Callable[[str], None]) -> None:
@@ -84,6 +85,10 @@ class WorkerHost(Generic[Output]):
         load, counts = await self.worker.load(), await self.worker.call(self._engine.take_counts)
         self.metrics.record(load, counts)
         return {EVENTS_STAT: self.server.endpoint, LOAD_STAT: load}
+
+    async def _reset_prefix_cache(self, _request: bytes, _: Context) -> bytes:
+        await self.worker.call(self._engine.reset_prefix_cache)
+        return b""
 
     def _publish(self, batch: EventBatch) -> None:
         self._publisher.publish(batch)

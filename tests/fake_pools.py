@@ -46,6 +46,8 @@ class FakePools:
         self.known: Json = {"worker": "a"}
         self.is_empty = False
         self.asked: list[RouteQuestion] = []
+        self.num_resets = 0
+        self.unreached: list[str] = []
 
     async def prefill(self, request: GenerationRequest) -> AsyncGenerator[Beat | Prefilled]:
         self.requests.append(request)
@@ -71,6 +73,12 @@ class FakePools:
             raise TimeoutError
         self.asked.append(make_question())
         return {"prefill": self.known, "decode": {}}
+
+    async def reset_prefix_caches(self) -> list[str]:
+        if self.is_empty:
+            raise TimeoutError
+        self.num_resets += 1
+        return self.unreached
 
     async def _drawn(self, request: GenerationRequest, part: slice) -> AsyncGenerator[tuple[int, FinishReason | None]]:
         self.num_opened += 1

@@ -37,7 +37,7 @@ def sink() -> FakeSink:
 
 @pytest.fixture
 def api(tokenizer: Tokenizer, pools: FakePools, admission: Admission, sink: FakeSink) -> FastAPI:
-    return build_api(Frontend(SETTINGS, tokenizer, pools, sink), admission, debug_route=True)
+    return build_api(Frontend(SETTINGS, tokenizer, pools, sink), admission)
 
 
 @pytest.fixture

@@ -123,6 +123,9 @@ class ScriptedPools(ScriptedWorkers):
     async def ask_all(self, make_question: Callable[[], RouteQuestion]) -> Json:
         raise AssertionError("nobody asks")
 
+    async def reset_prefix_caches(self) -> list[str]:
+        raise AssertionError("nobody asks")
+
 
 def run(workers: ScriptedWorkers, doing: Awaitable[Result]) -> Result:
     """Whatever comes of it, no stream may stay open."""

@@ -36,7 +36,7 @@ def keys(tmp_path: Path) -> KeyFile:
 @pytest.fixture
 def api(tokenizer: Tokenizer, pools: FakePools, keys: KeyFile) -> FastAPI:
     frontend = Frontend(SETTINGS, tokenizer, pools, FakeSink())
-    return build_api(frontend, Admission(LIMIT), keys=keys, debug_route=True)
+    return build_api(frontend, Admission(LIMIT), keys=keys)
 
 
 def test_every_route_but_the_probes_wants_a_key(api: FastAPI, client: TestClient, pools: FakePools) -> None:

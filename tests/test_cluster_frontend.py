@@ -5,13 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
 from cluster.answers import Json
-from cluster.api import build_api
-from cluster.frontend import Frontend
-from tests.fake_pools import CHAT, LIMIT, SETTINGS, TEXT, FakePools, events_of
-from tests.fake_sink import FakeSink
-from workers.tokenizer import Tokenizer
+from tests.fake_pools import CHAT, TEXT, FakePools, events_of
 
 pytest_plugins = ["tests.frontend_fixtures"]
 
@@ -142,41 +137,3 @@ def test_a_session_reaches_the_routers_by_header_or_body(
 def test_the_id_of_an_answer_is_the_id_of_its_request(client: TestClient, pools: FakePools) -> None:
     for path, body in (("completions", TEXT), ("chat/completions", CHAT)):
         assert client.post(f"/v1/{path}", json=body).json()["id"] == pools.requests[-1].request_id
-
-
-def test_a_dry_run_asks_the_routers_and_sends_nothing(client: TestClient, pools: FakePools) -> None:
-    prompt = "import os " * 10
-    given = [
-        client.post("/debug/route", json=TEXT | {"prompt": prompt, "user": "u"}),
-        client.get("/debug/route", params={"dry_run": "", "prompt": prompt}),
-        client.post("/debug/route?dry_run", json=CHAT),
-    ]
-    assert [response.json() for response in given] == [{"prefill": {"worker": "a"}, "decode": {}}] * 3
-    first, second, chat = (question.dry_run for question in pools.asked)
-    assert first is not None
-    assert second is not None
-    assert chat is not None
-    assert (first.session, second.session) == ("u", None)
-    assert first.block_hashes == second.block_hashes != ()
-    assert chat.num_tokens > 1
-    assert pools.requests == []
-
-
-def test_a_dry_run_is_checked_like_a_request(client: TestClient) -> None:
-    assert client.post("/debug/route", json=TEXT | {"model": "gpt"}).status_code == 404
-    assert client.post("/debug/route", json={"model": "tiny"}).status_code == 400
-    assert client.post("/debug/route", json=TEXT | {"prompt": [4096]}).status_code == 400
-
-
-def test_a_routed_request_is_explained_by_its_id(client: TestClient, pools: FakePools) -> None:
-    assert client.get("/debug/route?request_id=cmpl-1").json()["prefill"] == {"worker": "a"}
-    assert (pools.asked[0].dry_run, pools.asked[0].request_id) == (None, "cmpl-1")
-    pools.known = {}
-    response = client.get("/debug/route?request_id=cmpl-1")
-    assert (response.status_code, response.json()["error"]["param"]) == (404, "request_id")
-
-
-def test_the_debug_route_is_there_only_where_it_is_asked_for(tokenizer: Tokenizer, pools: FakePools) -> None:
-    client = TestClient(build_api(Frontend(SETTINGS, tokenizer, pools, FakeSink()), Admission(LIMIT)))
-    assert client.get("/debug/route?request_id=x").status_code == 404
-    assert client.post("/debug/route", json=TEXT).status_code == 404

@@ -12,21 +12,27 @@ import openai
 import pytest
 
 from bench.processes import living_in
+from cluster.haproxy import free_ports
+from cluster.keys_command import new_key
 from tests.server import Server, served
 
 pytestmark = pytest.mark.ray
 CONFIG = """
 pools: {{prefill: {{replicas: 2}}, decode: {{replicas: 2}}, local_prefill_tokens: 0}}
 http: {{port: {port}}}
-ingress: {{debug_route: true}}
+admin: {{port: ADMIN_PORT, keys_file: admin.yaml}}
 """
+ADMIN_KEY, ADMIN_LINE = new_key("test")
+(ADMIN_PORT,) = free_ports(1)
 PROMPT = "import os\n\ndef walk("
 WHOLE_TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served(tmp_path_factory.mktemp("r"), CONFIG) as server:
+    directory = tmp_path_factory.mktemp("r")
+    (directory / "admin.yaml").write_text(ADMIN_LINE)
+    with served(directory, CONFIG.replace("ADMIN_PORT", str(ADMIN_PORT))) as server:
         yield server
 
 
@@ -49,9 +55,10 @@ def cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def num_heard(server: Server, pool: str) -> int:
+def num_heard(pool: str) -> int:
     """Workers whose signs of life reach the router: those that serve."""
-    asked = f"http://127.0.0.1:{server.port}/debug/route?prompt=x"
+    url, headers = f"http://127.0.0.1:{ADMIN_PORT}/debug/route?prompt=x", {"Authorization": f"Bearer {ADMIN_KEY}"}
+    asked = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(asked, timeout=30) as answer:
         candidates = json.load(answer)[pool]["candidates"]
     return sum(one["age_s"] is not None and one["age_s"] < 2 for one in candidates)
@@ -60,7 +67,7 @@ def num_heard(server: Server, pool: str) -> int:
 def wait_until_whole(server: Server, pool: str, but: int) -> None:
     """Two workers that serve, the lost one not among them: a test that hits one which still starts shows nothing."""
     deadline_s = time.monotonic() + WHOLE_TIMEOUT_S
-    while but in (there := replicas(server, pool)) or len(there) < 2 or num_heard(server, pool) < 2:
+    while but in (there := replicas(server, pool)) or len(there) < 2 or num_heard(pool) < 2:
         assert time.monotonic() < deadline_s, f"{pool} was not made whole"
         time.sleep(0.2)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from bench.processes import living_in
+from cluster.haproxy import free_ports
 from tests.server import Server, listening, name_of, served
 
 pytestmark = pytest.mark.ray
@@ -23,14 +24,18 @@ CONFIG = """
 http: {{port: {port}}}
 auth: {{keys_file: keys.yaml}}
 pools: {{unified: {{}}}}
+admin: {{port: ADMIN_PORT, keys_file: admin.yaml}}
 """
+OPERATOR = "rdx-operator"
+(ADMIN_PORT,) = free_ports(1)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("r")
     write_keys(directory / "keys.yaml", KEYS)
-    with served(directory, CONFIG) as server:
+    write_keys(directory / "admin.yaml", {"operator": OPERATOR})
+    with served(directory, CONFIG.replace("ADMIN_PORT", str(ADMIN_PORT))) as server:
         yield server
 
 
@@ -47,9 +52,11 @@ class Told(NamedTuple):
     text: str
 
 
-def ask(server: Server, path: str, key: str | None = None, body: Any = None) -> Told:
+def ask(server: Server | int, path: str, key: str | None = None, body: Any = None) -> Told:
+    """Ask the API, or what listens at a port."""
+    port = server if isinstance(server, int) else server.port
     headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         return Told(response.status, response.headers, response.read().decode())
@@ -111,6 +118,18 @@ def test_one_tenants_prompt_is_no_hit_for_another(server: Server) -> None:
     assert cached_tokens(server, "bob", cache_salt="alice/") == 0
     assert cached_tokens(server, "alice", cache_salt="x") == 0
     assert cached_tokens(server, "alice", cache_salt="x") > 100
+
+
+def test_operators_ask_at_a_port_of_their_own(server: Server) -> None:
+    assert cached_tokens(server, "alice", cache_salt="admin") == 0
+    assert cached_tokens(server, "alice", cache_salt="admin") > 100
+    for key in (None, KEYS["alice"]):
+        assert ask(ADMIN_PORT, "/reset_prefix_cache", key, {}).status == 401
+    assert ask(server, "/reset_prefix_cache", OPERATOR, {}).status == 401
+    assert ask(server, "/reset_prefix_cache", KEYS["alice"], {}).status == 404
+    assert ask(ADMIN_PORT, "/reset_prefix_cache", OPERATOR, {}).status == 200
+    assert cached_tokens(server, "alice", cache_salt="admin") == 0
+    assert "unified" in json.loads(ask(ADMIN_PORT, "/debug/route", OPERATOR).text)
 
 
 def test_keys_change_while_the_server_runs(server: Server) -> None:
