@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from cluster.auth_config import check_who_may_ask
 from cluster.autoscaling import autoscaling_config
 from cluster.config import ClusterConfig, LabelSelector, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
@@ -111,5 +112,10 @@ def on_nodes(selector: LabelSelector) -> dict[str, Any]:
 
 
 def build_app_from_args(args: dict[str, Any]) -> serve.Application:
-    """The same for a Serve config file: `import_path: cluster.app:build_app_from_args`, the configuration as `args`."""
-    return build_app(parse_config(args), cluster_gpus())
+    """The same for a Serve config file: `import_path: cluster.app:build_app_from_args`, the configuration as `args`.
+
+    Serve listens where its own configuration says, so who may ask must be said here.
+    """
+    config = parse_config(args)
+    check_who_may_ask(config.auth, host=None)
+    return build_app(config, cluster_gpus())

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from cluster.admission import Admission
 from cluster.api import build_api
+from cluster.app import build_app_from_args
 from cluster.auth import OPEN_PATHS
 from cluster.config import ConfigError, parse_config
 from cluster.frontend import Frontend
@@ -132,3 +133,8 @@ def test_without_keys_any_other_address_takes_a_word(host: str) -> None:
     assert parse_config({"http": http, "auth": {"keys_file": "k"}}).auth.keys_path == Path("k").absolute()
     with pytest.raises(ConfigError, match="exclude each other"):
         parse_config({"auth": {"keys_file": "k", "allow_anonymous": True}})
+
+
+def test_on_a_cluster_that_runs_already_somebody_has_to_say_who_may_ask() -> None:
+    with pytest.raises(ConfigError, match=r"reached from elsewhere.*auth\.allow_anonymous"):
+        build_app_from_args({})

@@ -15,7 +15,7 @@ ON_POOLS: dict[str, Any] = {
 
 def actor_options(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What each deployment asks of Ray, by name."""
-    ingress = build_app_from_args(values)._bound_deployment
+    ingress = build_app_from_args({"auth": {"allow_anonymous": True}} | values)._bound_deployment
     pools = {name: pool._bound_deployment.ray_actor_options for name, pool in ingress.init_args[1].items()}
     return {"ingress": ingress.ray_actor_options} | pools
 
