@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import edit_tensors
+from tests.quantized_models import gptq, quantize_checkpoint, quantized_from
 from tests.tiny_checkpoint import (
     INDEX,
     K_PROJ,
@@ -23,6 +24,7 @@ from tests.tiny_checkpoint import (
     save_tiny_in_shards,
     write_index,
 )
+from workers.engine.build import check_model
 from workers.models.spec import ModelError, read_model_spec
 from workers.weights.checkpoint import Checkpoint, check_tensors
 
@@ -281,3 +283,17 @@ def test_a_tensor_that_the_configuration_does_not_describe_is_named(
     """C16 to C18."""
     edit_tensors(tiny, edit)
     refused(tiny, message)
+
+
+@pytest.mark.parametrize("part", ["qzeros", "scales"])
+def test_a_part_of_a_packed_matrix_that_is_missing_is_named_before_anything_is_read(
+    tiny: Path, tmp_path: Path, part: str
+) -> None:
+    """C28."""
+    config: dict[str, object] = {"quant_method": "gptq", "bits": 4, "group_size": 16}
+    packed, _ = quantize_checkpoint(tiny, tmp_path, gptq, config, lambda weight: quantized_from(weight, 16))
+    check_model(packed)
+    name = f"model.layers.1.mlp.down_proj.{part}"
+    edit_tensors(packed, lambda tensors: tensors.pop(name))
+    with pytest.raises(ModelError, match=f"the checkpoint lacks {name}, but has its qweight"):
+        check_model(packed)

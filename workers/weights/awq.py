@@ -26,6 +26,7 @@ class AwqLayout:
 
     group_size: int
     marker = "qweight"
+    required = ("qzeros", "scales")
     parts = ("qweight", "qzeros", "scales")
 
     @classmethod

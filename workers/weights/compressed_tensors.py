@@ -66,6 +66,7 @@ class CompressedTensorsLayout:
 
     schemes: tuple[Scheme, ...]
     marker = "weight_packed"
+    required = ("weight_scale", "weight_shape")
     parts = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 
     @classmethod

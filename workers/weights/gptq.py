@@ -39,6 +39,7 @@ class GptqLayout:
     symmetric: bool | None
     zero_offset: int
     marker = "qweight"
+    required = ("qzeros", "scales")
     parts = ("qweight", "qzeros", "scales", "g_idx")
 
     @classmethod

@@ -18,11 +18,15 @@ class Layout(Protocol):
 
     Attributes:
         marker: the part that every quantised module has.
+        required: the parts that it must have besides.
         parts: all parts that it may have; `names` leaves them out.
     """
 
     @property
     def marker(self) -> str: ...
+
+    @property
+    def required(self) -> tuple[str, ...]: ...
 
     @property
     def parts(self) -> tuple[str, ...]: ...
@@ -47,6 +51,12 @@ class QuantizedCheckpoint:
         twice = sorted(checkpoint.names & {f"{module}.weight" for module in self._modules})
         if twice:
             raise ModelError(f"the checkpoint has {twice[0]} quantised and as it was; only one of them can be meant")
+        for module in sorted(self._modules):
+            for part in layout.required:
+                if f"{module}.{part}" not in checkpoint.names:
+                    raise ModelError(
+                        f"the checkpoint lacks {module}.{part}, but has its {layout.marker}; download it again"
+                    )
         for name, shape in tensor_shapes(spec):
             if name.removesuffix(".weight") not in self._modules:
                 checkpoint.check(name, shape, *FLOATS)
