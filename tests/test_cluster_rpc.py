@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from cluster.admission import Admission
+from cluster.choices import ChoiceDelta
 from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from cluster.frontend import Frontend
 from cluster.metering import Accounts
@@ -30,7 +31,9 @@ from workers.tokenizer import Tokenizer
 pytest_plugins = ["tests.frontend_fixtures"]
 SAID = "def naïve(): 🙂 STOP return 1"
 KEY = "a-key"
-TENANTS = Tenants([make_entry("t", hashlib.sha256(KEY.encode()).hexdigest())])
+ENTRY = make_entry("t", hashlib.sha256(KEY.encode()).hexdigest())
+TENANTS = Tenants([ENTRY.model_copy(update={"requests_per_minute": 1})])
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 Proto = Callable[..., Any]
 
 
@@ -38,6 +41,7 @@ class Client:
     """Calls the methods of a server by their names."""
 
     def __init__(self, channel: Any) -> None:
+        self.channel = channel
         types = (pb.GenerateRequest, pb.GenerateResponse), (pb.TokenizeRequest, pb.TokenizeResponse)
         path = f"/{SERVICE}/"
         self.generate = channel.unary_stream(
@@ -246,12 +250,26 @@ def test_a_client_that_goes_leaves_nothing_behind(
     run(use)
 
 
-def test_a_client_that_does_not_read_holds_its_own_stream_up_only(run: Run) -> None:
+def test_a_client_that_does_not_read_holds_up_its_own_stream_and_may_go(
+    run: Run, pools: FakePools, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call is answered with more than fits between the two, so that the server waits for it to be read."""
+    calls: list[str] = []
+
+    def large(call_id: str, piece: ChoiceDelta) -> Any:
+        calls.append(call_id)
+        return pb.GenerateResponse(id=call_id, text=piece.delta.text + "x" * (2**20 if call_id == calls[0] else 0))
+
     async def use(client: Client) -> None:
+        monkeypatch.setattr("cluster.rpc.service.response_of", large)
         slow = client.generate(asked())
         await slow.read()
         assert len(await all_of(client.generate(asked()))) > 5
+        assert admission.num_in_flight == 1
         slow.cancel()
+        while admission.num_in_flight:
+            await asyncio.sleep(0.01)
+        assert pools.num_opened == pools.num_closed
 
     run(use)
 
@@ -268,27 +286,45 @@ def test_health_says_whether_there_are_workers(run: Run, pools: FakePools, monke
     run(use)
 
 
-@pytest.mark.parametrize("header", [None, "Bearer wrong", KEY, "Bearer ", f"bearer {KEY}"])
-def test_where_there_are_keys_nobody_gets_in_without(
-    tokenizer: Tokenizer, pools: FakePools, admission: Admission, header: str | None
-) -> None:
-    metadata = (("authorization", header),) if header else ()
+@pytest.fixture
+def run_with_keys(tokenizer: Tokenizer, pools: FakePools, admission: Admission, sink: FakeSink) -> Run:
+    """The same with a server that asks for keys."""
+    frontend = Frontend(SETTINGS, tokenizer, pools, sink)
+    return lambda use: asyncio.run(served(frontend, Gate(admission, Accounts(), TENANTS.owner_of), use))
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", KEY, "Bearer ", f"Basic {KEY}"])
+def test_where_there_are_keys_nobody_gets_in_without(run_with_keys: Run, pools: FakePools, header: str | None) -> None:
+    methods = [
+        f"/{method.containing_service.full_name}/{method.name}"
+        for method in pb.DESCRIPTOR.services_by_name["Generation"].methods
+    ]
+    closed = {*methods, REFLECTION, "/any.Service/Method"} - {f"/{SERVICE}/Health"}
 
     async def use(client: Client) -> None:
         assert (await client.health(pb.HealthRequest())).model == "tiny"
-        if header == f"bearer {KEY}":
-            assert await all_of(client.generate(asked(), metadata=metadata))
-            return
-        for call in (
-            all_of(client.generate(asked(), metadata=metadata)),
-            client.tokenize(pb.TokenizeRequest(), metadata=metadata),
-        ):
+        for path in closed:
+            call = client.channel.stream_stream(path)(metadata=(("authorization", header),) if header else ())
             async with fails(grpc.StatusCode.UNAUTHENTICATED) as told:
-                await call
+                await call.write(b"")
+                await call.read()
             assert told["raydix-code"] == "invalid_api_key"
 
-    gate = Gate(admission, Accounts(), TENANTS.owner_of)
-    asyncio.run(served(Frontend(SETTINGS, tokenizer, pools, FakeSink()), gate, use))
+    run_with_keys(use)
+    assert (len(closed), pools.requests) == (4, [])
+
+
+def test_a_tenant_has_a_cache_of_its_own_and_its_limits(run_with_keys: Run, pools: FakePools) -> None:
+    async def use(client: Client) -> None:
+        metadata = (("authorization", f"Bearer {KEY}"),)
+        await all_of(client.generate(asked(max_tokens=5), metadata=metadata))
+        assert pools.requests[0].cache_salt == "t/"
+        async with fails(grpc.StatusCode.RESOURCE_EXHAUSTED) as told:
+            await all_of(client.generate(asked(max_tokens=5), metadata=metadata))
+        assert (told["raydix-code"], int(told["retry-after"]) > 0) == ("rate_limit_exceeded", True)
+
+    run_with_keys(use)
+    assert len(pools.requests) == 1
 
 
 @pytest.fixture

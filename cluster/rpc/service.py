@@ -2,8 +2,7 @@
 
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import NoReturn
+from contextlib import aclosing, asynccontextmanager
 from urllib.parse import quote
 
 from cluster.access_log import Trace, tell
@@ -42,37 +41,23 @@ class GenerationService:
         self._gate = gate
         self._trace = trace
 
-    async def generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        """Completions piece by piece, and their usage. A client that cancels or goes ends them."""
+    async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
+        """Completions piece by piece, and their usage. A client that cancels or goes ends them.
+
+        Written, not yielded: so it is here that a cancelled call is cancelled, and all that it holds let go.
+        """
         headers = headers_of(context.invocation_metadata())
-        exchange = exchange_of(f"/{SERVICE}/Generate", headers)
-        await context.send_initial_metadata(((REQUEST_ID, exchange.request_id),))
-        try:
+        async with self._told(f"/{SERVICE}/Generate", headers, context) as exchange:
             with self._gate.entered(headers, exchange) as caller:
                 async with aclosing(self._responses(request, caller)) as responses:
                     async for response in responses:
-                        yield response
-            exchange.status = OK
-        except Exception as error:
-            await self._refuse(context, error, exchange)
-        finally:
-            exchange.end(self._gate.owner(headers))
-            tell(exchange, self._trace)
+                        await context.write(response)
 
     async def tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The tokens of a prompt."""
-        headers = headers_of(context.invocation_metadata())
-        exchange = exchange_of(f"/{SERVICE}/Tokenize", headers)
-        await context.send_initial_metadata(((REQUEST_ID, exchange.request_id),))
-        try:
-            told = await self._frontend.tokenize(tokenize_body_of(request))
-            exchange.status = OK
-        except Exception as error:
-            await self._refuse(context, error, exchange)
-        finally:
-            exchange.end(self._gate.owner(headers))
-            tell(exchange, None)
-        return pb.TokenizeResponse(tokens=told["tokens"], max_model_len=told["max_model_len"])
+        async with self._told(f"/{SERVICE}/Tokenize", headers_of(context.invocation_metadata()), context):
+            given = await self._frontend.tokenize(tokenize_body_of(request))
+        return pb.TokenizeResponse(tokens=given["tokens"], max_model_len=given["max_model_len"])
 
     async def health(self, _: pb.HealthRequest, __: Context) -> pb.HealthResponse:
         """Whether every pool has a worker."""
@@ -86,10 +71,21 @@ class GenerationService:
                 yield response_of(call_id, piece)
         yield pb.GenerateResponse(id=call_id, usage=usage_of(self._frontend.usage(batch)))
 
-    async def _refuse(self, context: Context, error: Exception, exchange: Exchange) -> NoReturn:
-        told = self._frontend.logged(error, exchange)
-        exchange.status = told.status
-        await refuse(context, told)
+    @asynccontextmanager
+    async def _told(self, method: str, headers: Headers, context: Context) -> AsyncIterator[Exchange]:
+        """A call, from its metadata to its line in the log. An error inside becomes its status."""
+        exchange = exchange_of(method, headers)
+        await context.send_initial_metadata(((REQUEST_ID, exchange.request_id),))
+        try:
+            yield exchange
+            exchange.status = OK
+        except Exception as error:
+            told = self._frontend.logged(error, exchange)
+            exchange.status = told.status
+            await refuse(context, told)
+        finally:
+            exchange.end(self._gate.owner(headers))
+            tell(exchange, self._trace)
 
 
 def exchange_of(method: str, headers: Headers) -> Exchange:
