@@ -12,6 +12,7 @@ from cluster.auth import AuthMiddleware
 from cluster.caller import caller_of
 from cluster.errors import ApiError, install_handlers
 from cluster.frontend import Frontend
+from cluster.header_limits import HeaderLimits
 from cluster.key_file import KeyFile
 from cluster.metering import Accounts, MeteringMiddleware
 from cluster.protocol import ChatBody, CompletionBody
@@ -36,6 +37,7 @@ def build_api(
     api.add_middleware(MeteringMiddleware, accounts=Accounts() if accounts is None else accounts)
     if keys is not None:
         api.add_middleware(AuthMiddleware, owner_of=keys.owner_of)
+    api.add_middleware(HeaderLimits)
     api.add_middleware(AccessLog, trace=trace)
     install_handlers(api)
 

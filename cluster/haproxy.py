@@ -27,8 +27,13 @@ THROUGHPUT = {
 # A replica that hangs does not stop when it is asked to.
 RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 # Whoever speaks to Ray shows the cluster's token, and all of Ray listens on loopback: Ray has that for systems whose
-# firewalls would ask their users, under this name.
-ONE_MACHINE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# firewalls would ask their users, under this name. And a proxy that is not up within three checks is given up by Serve:
+# of 5 s each, which is not much where everything starts at once on two busy cores.
+ONE_MACHINE = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A request's body on its way in: of the right type, and never more of it than is let in."""
 
+import asyncio
 import re
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from cluster.validation import validated
 
 Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY_BYTES = 16 * 2**20
+BODY_TIMEOUT_S = 30  # meanwhile it holds one of the front door's slots
 IGNORED_HEADER = "x-raydix-ignored-parameters"
 SHOWN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_SHOWN = 20
@@ -33,11 +35,21 @@ def naming_ignored(response: Response, body: GenerationBody) -> Response:
 
 
 async def read_body(request: Request) -> bytes:
-    """All of it. Raises ApiError where it is not called JSON, or where it is too long, as soon as that is known."""
+    """All of it. Raises ApiError where it is not called JSON, or where it is too long or too slow, as soon as that is
+    known."""
     check_content_type(request.headers.get("content-type"))
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise too_large()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await read_chunks(request)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not arrive within {BODY_TIMEOUT_S} s", code="request_timeout") from error
+
+
+async def read_chunks(request: Request) -> bytes:
+    """What comes, up to the most that is let in. Raises ApiError beyond that."""
     chunks: list[bytes] = []
     num_bytes = 0
     async for chunk in request.stream():
