@@ -18,10 +18,10 @@ from tests.server import Server, served
 pytestmark = pytest.mark.ray
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "grpc.md"
 LISTEN, LOOPBACK = "0A", {"0100007F", "0000000000000000FFFF00000100007F"}  # in /proc; an IPv4 address may be mapped
-# Few places in the decode worker, so that requests which are not aborted hold up every other; and two front
+# Few places in the worker, so that requests which are not aborted hold up every other; and two front
 # doors on one port.
 CONFIG = """
-pools: {{{{decode: {{{{replicas: 1}}}}}}}}
+pools: {{{{unified: {{{{replicas: 1}}}}}}}}
 engine: {{{{max_num_seqs: 4}}}}
 ingress: {{{{replicas: 2}}}}
 http: {{{{port: {{port}}}}}}
