@@ -1,6 +1,7 @@
 """The one configuration file of a cluster. Unknown keys are refused by name."""
 
 import os
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -284,8 +285,10 @@ def check_proxy(http: HttpSection) -> None:
 
 def check_ports(config: ClusterConfig) -> None:
     """Raise ConfigError where two things would listen on one port."""
-    if config.grpc.port == config.http.port:
-        raise ConfigError(f"grpc.port and http.port are both {config.http.port}; each needs a port of its own")
+    ports = {"http.port": config.http.port, "grpc.port": config.grpc.port, "admin.port": config.admin.port}
+    for (key, port), (other, taken) in combinations(ports.items(), 2):
+        if port is not None and port == taken:
+            raise ConfigError(f"{key} and {other} are both {port}; each needs a port of its own")
 
 
 def load_config(path: Path) -> ClusterConfig:

@@ -139,5 +139,5 @@ def test_grpc_listens_where_http_does_unless_it_is_told_otherwise() -> None:
     assert parse_config({"grpc": {"port": 9000}}).grpc_address == ("127.0.0.1", 9000)
     with pytest.raises(ConfigError, match=r"grpc\.host is '0\.0\.0\.0'.*auth\.keys_file"):
         parse_config({"grpc": {"port": 9000, "host": "0.0.0.0"}})
-    with pytest.raises(ConfigError, match=r"grpc\.port and http\.port are both 8000"):
+    with pytest.raises(ConfigError, match=r"http\.port and grpc\.port are both 8000"):
         parse_config({"grpc": {"port": 8000}})
