@@ -199,6 +199,12 @@ def test_a_link_that_leads_nowhere_is_refused(tiny: Path) -> None:
     refused(tiny, r"config\.json cannot be read: Too many levels of symbolic links")
 
 
+def test_a_link_that_leads_nowhere_is_not_passed_over(tiny: Path) -> None:
+    """C14: half a download of the Hub's. Without this file the model would not know where to end."""
+    (tiny / "generation_config.json").symlink_to("../../blobs/none")
+    refused(tiny, r"generation_config\.json cannot be read: No such file")
+
+
 def test_links_into_the_blobs_of_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
     """C14: that is how every model of the Hub's cache lies there."""
     repository = tmp_path / "models--somebody--something"

@@ -166,6 +166,25 @@ def test_a_disk_that_fails_in_the_middle_of_a_tensor_is_an_error(tiny: Path, mon
     refused(tiny, rf"{SINGLE} cannot be read: Input/output error")
 
 
+@pytest.mark.parametrize("call", ["lstat", "listdir"])
+def test_a_directory_that_cannot_be_looked_at_is_an_error(
+    tiny: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C36: beside a configuration that can be read."""
+
+    def fail(*args: object, **kwargs: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, fail)
+    refused(tiny, r"(generation_config\.json cannot be looked at|cannot be listed|cannot be read): Input/output error")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "x" * 5000, "a/" * 3000])
+def test_a_place_that_cannot_be_is_an_error(name: str) -> None:
+    with pytest.raises(ModelError, match="cannot be looked for: "):
+        resolve_model_dir(name)
+
+
 def test_a_full_disk_ends_a_download_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """C36."""
 

@@ -12,7 +12,7 @@ from workers.models.families import Traits, read_traits
 from workers.models.rope import Rope
 from workers.models.rope_config import read_rope
 from workers.models.vocabulary import TOKENIZER_FILE, count_tokens
-from workers.weights.model_file import find_file
+from workers.weights.model_file import find_file, has_file
 
 Result = TypeVar("Result")
 
@@ -71,7 +71,7 @@ def read_model_spec(model_dir: Path) -> ModelSpec:
     """
     spec = read_checked(model_dir / "config.json", spec_from_config)
     extra = model_dir / "generation_config.json"
-    if extra.exists():
+    if has_file(model_dir, extra.name):
         spec = read_checked(
             extra, lambda config: replace(spec, eos_token_ids=spec.eos_token_ids | read_eos_token_ids(config))
         )

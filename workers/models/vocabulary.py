@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from workers.model_error import ModelError, one_line
 from workers.models.config_fields import shown
-from workers.weights.model_file import find_file
+from workers.weights.model_file import find_file, has_file
 from workers.weights.safetensors_header import without_duplicates
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -21,7 +21,7 @@ def count_tokens(model_dir: Path) -> int | None:
 
     Raises ModelError for a tokenizer that cannot be read.
     """
-    if not (model_dir / TOKENIZER_FILE).exists():
+    if not has_file(model_dir, TOKENIZER_FILE):
         return None
     tokenizer = read_tokenizer(model_dir)
     added = read_object(model_dir, "added_tokens.json").values()
@@ -76,7 +76,7 @@ def panics_as_errors() -> Iterator[None]:
 
 def read_object(model_dir: Path, name: str) -> dict[str, Any]:
     """A JSON object that need not be there; empty where it is not."""
-    if not (model_dir / name).exists():
+    if not has_file(model_dir, name):
         return {}
     file = find_file(model_dir, name)
     data = file.read_json()

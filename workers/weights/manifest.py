@@ -12,7 +12,7 @@ from typing import Any
 
 from workers.model_error import ModelError
 from workers.weights.model_dir import decides_tokens, model_files
-from workers.weights.model_file import find_file
+from workers.weights.model_file import find_file, has_file
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
@@ -55,7 +55,7 @@ def write_manifest(directory: Path, about: Making) -> None:
 
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a model directory, None where there is none. Raises ModelError where it cannot be read."""
-    if not (directory / MANIFEST_FILE).exists():
+    if not has_file(directory, MANIFEST_FILE):
         return None
     file = find_file(directory, MANIFEST_FILE)
     data = file.read_json()

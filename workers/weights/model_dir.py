@@ -17,8 +17,12 @@ def resolve_model_dir(model: str) -> Path:
 
     Raises ModelError where it is neither of them nor a model on the Hub.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_directory = path.is_dir()
+    except (OSError, RuntimeError) as error:  # RuntimeError: somebody's home, who has none
+        raise ModelError(f"{model} cannot be looked for: {error}") from error
+    if is_directory:
         return only_gguf(path.resolve())
     if path.suffix in (GGUF, LLAMA2_C):
         return path.absolute()
@@ -54,4 +58,8 @@ def model_files(model_dir: Path) -> list[ModelFile]:
         return [find_file(model_dir.parent, model_dir.name)]
     if model_dir.suffix == LLAMA2_C:  # the file does not say everything
         return [find_file(model_dir.parent, model_dir.name), *model_files(model_dir.parent)]
-    return [find_file(model_dir, name) for name in sorted(os.listdir(model_dir)) if decides_tokens(name)]
+    try:
+        names = sorted(os.listdir(model_dir))
+    except OSError as error:
+        raise ModelError(f"{model_dir} cannot be listed: {error.strerror}") from error
+    return [find_file(model_dir, name) for name in names if decides_tokens(name)]

@@ -45,11 +45,7 @@ class ModelFile:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer of bytes from `offset` on."""
         with self._opened() as descriptor:
-            while buffer:
-                count = os.preadv(descriptor, [buffer[:CHUNK_BYTES]], offset)
-                if count == 0:
-                    raise self._changed()
-                buffer, offset = buffer[count:], offset + count
+            self._fill(descriptor, offset, buffer)
 
     def read_json(self) -> bytes:
         """All of it. Raises ModelError where that is too much for a file of JSON."""
@@ -64,10 +60,16 @@ class ModelFile:
         with self._opened() as descriptor:
             for offset in range(0, self.num_bytes, CHUNK_BYTES):
                 part = buffer[: self.num_bytes - offset]
-                if os.preadv(descriptor, [part], offset) != len(part):
-                    raise self._changed()
+                self._fill(descriptor, offset, part)
                 digest.update(part)
         return digest.hexdigest()
+
+    def _fill(self, descriptor: int, offset: int, buffer: memoryview) -> None:
+        while buffer:
+            count = os.preadv(descriptor, [buffer[:CHUNK_BYTES]], offset)
+            if count == 0:  # it has shrunk
+                raise self._changed()
+            buffer, offset = buffer[count:], offset + count
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -104,6 +106,17 @@ def find_file(model_dir: Path, name: str) -> ModelFile:
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path} is no regular file; a model is made of plain files")
     return ModelFile(path, target, state_of(status))
+
+
+def has_file(model_dir: Path, name: str) -> bool:
+    """Whether there is anything of this name, if only a link that leads nowhere. Raises ModelError as `find_file`."""
+    try:
+        os.lstat(model_dir / name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ModelError(f"{model_dir / name} cannot be looked at: {error.strerror}") from error
+    return True
 
 
 def homes(model_dir: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.model_error import ModelError
-from workers.weights.model_file import find_file
+from workers.weights.model_file import find_file, has_file
 from workers.weights.safetensors_header import StoredTensor, read_header, without_duplicates
 
 SINGLE_FILE = "model.safetensors"
@@ -32,9 +32,9 @@ class ShardIndex:
 
 def find_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     """All tensors by name. Raises ModelError where there are none, or files that are not of the checkpoint."""
-    index = read_index(model_dir) if (model_dir / INDEX_FILE).exists() else None
+    index = read_index(model_dir) if has_file(model_dir, INDEX_FILE) else None
     files = set(index.file_of.values()) if index else {SINGLE_FILE}
-    if not index and not (model_dir / SINGLE_FILE).exists():
+    if not index and not has_file(model_dir, SINGLE_FILE):
         raise ModelError(f"{model_dir / SINGLE_FILE} is missing, and there is no index. Only safetensors are served")
     headers = {name: read_header(find_file(model_dir, name)) for name in sorted(files)}
     check_no_others(model_dir, files)
