@@ -82,7 +82,7 @@ def test_a_field_at_fault_is_named(
     [
         chat(store=False, modalities=["text"], response_format={"type": "text"}, tools=[], service_tier="auto"),
         chat(max_tokens=3, max_completion_tokens=3, reasoning_effort="none", function_call="none"),
-        text(suffix=None, stream=None, metadata={"a": "b"}, stop=[], top_k=-1),
+        text(suffix=None, stream=None, metadata={"a": "b"}, safety_identifier="x", stop=[], top_k=-1),
     ],
 )
 def test_what_asks_for_nothing_is_accepted(asked: tuple[type[GenerationBody], Any]) -> None:
