@@ -7,7 +7,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from workers.control_tokens import ControlTokens
+from workers.chat_template import ChatTemplate
+from workers.control_tokens import ControlTokens, strings_in
 from workers.load_tokenizer import load_tokenizer
 from workers.request import RequestError
 
@@ -20,6 +21,7 @@ class Tokenizer:
     def __init__(self, model_dir: Path) -> None:
         """Of a model directory or a GGUF file. Raises ModelError where it has none that can be used."""
         self._tokenizer: Any = load_tokenizer(model_dir)
+        self._templates: dict[str, ChatTemplate] = {}
         self._control = ControlTokens(self._tokenizer.backend_tokenizer, self._control_tokens())
         added = self._tokenizer.added_tokens_decoder.items()
         self._silent = {token for token, text in added if text.special and text.content not in TOOL_CALL_MARKERS}
@@ -83,13 +85,21 @@ class Tokenizer:
         stand_ins = self._control.spelled_in([messages, tools])
         messages, tools = self._control.masked([messages, tools], stand_ins)
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=True
-            )
+            text = self._rendered(messages, tools)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # not all templates check what they get
+            raise RequestError("the chat template fails on these messages") from error
         check_text(text)
         return self._control.encode(text, stand_ins)
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        source = self._tokenizer.get_chat_template(tools=tools)
+        if source not in self._templates:
+            self._templates[source] = ChatTemplate(source)
+        fields = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": True}
+        num_characters = sum(map(len, strings_in([messages, tools])))
+        return self._templates[source].render(num_characters, self._tokenizer.special_tokens_map | fields)
 
     def _control_tokens(self) -> set[str]:
         """How the tokens are spelled that must come from the template only: special ones, and others of those that a
@@ -106,8 +116,8 @@ class Tokenizer:
         """A conversation about nothing."""
         messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, ValueError):  # it wants other messages, or there is none
+            return self._rendered(messages, None) if self._tokenizer.chat_template else ""
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):  # it wants other messages
             return ""
 
     def decode(self, token_ids: Sequence[int]) -> str:
