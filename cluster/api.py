@@ -15,6 +15,7 @@ from cluster.frontend import Frontend
 from cluster.header_limits import HeaderLimits
 from cluster.key_file import KeyFile
 from cluster.metering import Accounts, MeteringMiddleware
+from cluster.openapi import OpenApi, takes
 from cluster.protocol import ChatBody, CompletionBody
 from cluster.request_body import body_of, naming_ignored
 from cluster.tokenize_bodies import DetokenizeBody, TokenizeBody
@@ -49,25 +50,26 @@ def build_api(
     async def model(name: str) -> Json:
         return frontend.model(name)
 
-    @api.post("/v1/completions")
+    @api.post("/v1/completions", openapi_extra=takes(CompletionBody))
     async def completions(request: Request) -> Response:
         body = await body_of(request, CompletionBody)
         return naming_ignored(await frontend.completions(body, caller_of(request)), body)
 
-    @api.post("/v1/chat/completions")
+    @api.post("/v1/chat/completions", openapi_extra=takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
         body = await body_of(request, ChatBody)
         return naming_ignored(await frontend.chat_completions(body, caller_of(request)), body)
 
-    @api.post("/tokenize")
+    @api.post("/tokenize", openapi_extra=takes(TokenizeBody))
     async def tokenize(request: Request) -> Json:
         return await frontend.tokenize(await body_of(request, TokenizeBody))
 
-    @api.post("/detokenize")
+    @api.post("/detokenize", openapi_extra=takes(DetokenizeBody))
     async def detokenize(request: Request) -> Json:
         return frontend.detokenize(await body_of(request, DetokenizeBody))
 
     add_probes(api, frontend)
+    api.openapi = OpenApi(api, [CompletionBody, ChatBody, TokenizeBody, DetokenizeBody])  # type: ignore[method-assign]
     return api
 
 

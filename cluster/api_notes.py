@@ -13,7 +13,7 @@ ENDPOINTS = {
     ("GET", "/readyz"): "200 while every pool has a replica, otherwise 503",
     ("GET", "/version"): "the version of raydix",
     ("GET", "/metrics"): "where the metrics are ([metrics.md](metrics.md))",
-    ("GET", "/openapi.json"): "the paths, for machines",
+    ("GET", "/openapi.json"): "this, for machines",
 }
 # What is worth saying of a parameter beyond its being honoured.
 NOTES = {

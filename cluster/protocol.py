@@ -100,7 +100,8 @@ class GenerationBody(BaseModel):
         body = handler(values)
         if isinstance(values, dict):
             refuse_unsupported(values, cls.unsupported)
-            body._ignored = tuple(name for name in values if name not in {*cls.model_fields, *cls.unsupported})
+            known = cls.model_fields.keys() | cls.unsupported.keys()
+            body._ignored = tuple(name for name in values if name not in known)
         return body
 
     @model_validator(mode="after")

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
+from starlette.testclient import TestClient
 
 from cluster.api_notes import ENDPOINTS, ERRORS, NOTES, SHOWN, SHOWN_BY_DEFAULT
 from cluster.api_reference import lines
@@ -11,6 +13,8 @@ from cluster.protocol import ChatBody, CompletionBody
 from cluster.schema_words import type_of
 from tests.bad_requests import BAD_REQUESTS
 from tests.test_cluster_routes import API
+
+pytest_plugins = ["tests.frontend_fixtures"]
 
 TESTS = Path(__file__).parent
 PARAMETERS = {*ChatBody.model_fields, *CompletionBody.model_fields}
@@ -29,6 +33,15 @@ def test_every_path_is_in_it() -> None:
 def test_where_a_parameter_is_shown_it_is_spoken_of(parameter: str) -> None:
     shown = (TESTS / SHOWN.get(parameter, SHOWN_BY_DEFAULT)).read_text("utf-8")
     assert f'"{parameter}"' in shown or f"{parameter}=" in shown
+
+
+def test_the_description_for_machines_names_the_same(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    schemathesis.openapi.from_dict(document).validate()
+    for path, body in (("/v1/chat/completions", ChatBody), ("/v1/completions", CompletionBody)):
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        named = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        assert named["properties"].keys() == body.model_fields.keys()
 
 
 def test_no_parameter_is_spoken_of_that_there_is_not() -> None:
