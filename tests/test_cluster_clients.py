@@ -1,11 +1,12 @@
-"""Wrappers around the OpenAI API that people use, where they are installed: langchain-openai and litellm, over a real
-socket, on a front door whose pools are fakes that answer with a call of a tool."""
+"""Clients that people use, over a real socket, on a front door whose pools are fakes that answer with a call of a tool:
+openai as the docs have it, and where they are installed langchain-openai and litellm."""
 
 import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 SAID = 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "?", "parameters": SCHEMA}}
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "tools.md"
 QUESTION = [{"role": "user", "content": "How is the weather?"}]
 
 
@@ -50,6 +52,13 @@ def nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+
+
+def test_the_example_of_the_docs_runs(base_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = DOCS.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    ours = example.replace("http://127.0.0.1:8000/v1", base_url).replace('"qwen"', '"tiny"')
+    exec(compile(ours, str(DOCS), "exec"), {})
+    assert capsys.readouterr().out == 'weather {"city": "Zürich"}\n'
 
 
 def test_langchain_reads_text_usage_and_calls(base_url: str) -> None:
