@@ -9,7 +9,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 ray
 WORKDIR /app
-# bench/ is no package; a RayJob runs it from wherever Ray starts drivers.
+# bench/ is no package; with this it can be run from wherever Ray starts drivers.
 ENV PYTHONPATH=/app PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
 FROM base AS cpu

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helm_chart import NAMESPACE
-from tests.kube_pods import run_container
+from tests.kube_pods import run_pod
 from tests.kube_selection import selection
 from tests.kube_store import Key, Object, Store
 from tests.kube_watch import events
@@ -131,7 +131,7 @@ class Operator:
             (name,) = self.store.names("rayservices")
             services[f"http://{name}-serve-svc:{self.api_port}"] = self.cluster.endpoints()[0]
         key: Key = ("pods", NAMESPACE, pod["metadata"]["name"])
-        done, self.store.logs[key] = run_container(pod, services)
+        done, self.store.logs[key] = run_pod(pod, services, self.secret)
         self.store.set_status(key, {"phase": "Succeeded" if done else "Failed"})
 
 

@@ -13,12 +13,13 @@ the Secret that `authOptions` names, and `serveConfigV2`. What one machine force
 import json
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.kube_pods import SecretValue, variables
 from tests.kube_store import Object
 from tests.ray_nodes import (
     AGENT,
@@ -41,7 +42,6 @@ from tests.server import REPOSITORY
 
 OBJECT_STORE_BYTES = 100_000_000
 REST_TIMEOUT_S = 60
-SecretValue = Callable[[str, str], str]  # of a Secret's name and a key
 
 
 class RayCluster:
@@ -76,22 +76,12 @@ class RayCluster:
         if labels := group.get("labels"):
             params["labels"] = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         (container,) = group["template"]["spec"]["containers"]
-        environment = machine_of(place, self._directory) | self._variables(container)
+        environment = machine_of(place, self._directory) | variables(container, self._secret)
+        environment |= {"RAY_AUTH_MODE": self._config["authOptions"]["mode"], "RAY_AUTH_TOKEN": self._token}
         node = RayNode(place, words + [f"--{name}={value}" for name, value in params.items()], environment)
         self._nodes.append(node)
         node.wait()
         return node
-
-    def _variables(self, container: Object) -> dict[str, str]:
-        """Of a container, with those that KubeRay adds for the token."""
-        found = {"RAY_AUTH_MODE": self._config["authOptions"]["mode"], "RAY_AUTH_TOKEN": self._token}
-        for item in container.get("env", []):
-            if "value" in item:
-                found[item["name"]] = item["value"]
-            else:
-                source = item["valueFrom"]["secretKeyRef"]
-                found[item["name"]] = self._secret(source["name"], source["key"])
-        return found
 
     def serve(self, config: str) -> None:
         """Hand a `serveConfigV2` to Serve, as it is."""

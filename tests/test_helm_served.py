@@ -1,5 +1,6 @@
 """A release that serves: Helm waits for raylets that the operator of the tests starts, and the API answers."""
 
+import base64
 import re
 import time
 import urllib.error
@@ -13,9 +14,11 @@ import pytest
 
 from bench.processes import living_in
 from cluster.haproxy import proxy_directory
-from tests.helm_chart import RELEASE
+from cluster.keys_command import new_key
+from tests.helm_chart import NAMESPACE, RELEASE
 from tests.helm_kinds import check
 from tests.helm_release import Cluster, cluster
+from tests.kube_kinds import KINDS
 from tests.kube_operator import Operator, operating
 from tests.ray_cluster import RayCluster
 from tests.ray_nodes import DASHBOARD, RayNode
@@ -23,6 +26,7 @@ from tests.server import assert_none_left
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 INSTALL_TIMEOUT_S, UPDATE_TIMEOUT_S = 400, 240
+(SECRET,) = (kind for kind in KINDS if kind.name == "Secret")
 PROMPT = "def read_file(path):"
 
 
@@ -31,8 +35,14 @@ class Release:
 
     def __init__(self, kube: Cluster, operator: Operator) -> None:
         self.kube, self.operator = kube, operator
+        self.key, tenant = new_key("alice")
+        keys_file = operator.directory / "keys.yaml"
+        keys_file.write_text(tenant)
+        encoded = base64.b64encode(self.key.encode()).decode()
+        kube.store.put(SECRET, NAMESPACE, {"metadata": {"name": "client-key"}, "data": {"api_key": encoded}})
         self.values: dict[str, Any] = {
-            "config": {"http": {"port": operator.api_port}, "pools": {"decode": {"replicas": 1}}},
+            "config": {"http": {"port": operator.api_port}, "auth": {"keys_file": str(keys_file)}},
+            "api": {"clientKeySecret": {"name": "client-key"}},
             "groups": {name: {"cpus": 1} for name in ("prefill", "decode")},
         }
 
@@ -54,12 +64,12 @@ class Release:
             assert time.monotonic() < deadline_s, self.ray.applications()
             time.sleep(0.5)
 
-    def complete(self, model: str) -> list[str]:
+    def complete(self, model: str, key: str | None = None) -> list[str]:
         """A completion from the proxy of each worker pod."""
         texts = []
         for url in self.ray.endpoints():
-            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-            answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=8, temperature=0)
+            with openai.OpenAI(base_url=f"{url}/v1", api_key=key or self.key, max_retries=0) as client:
+                answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=8, temperature=0)
             texts.append(answer.choices[0].text)
         return texts
 
@@ -97,6 +107,11 @@ def test_installed_means_serving(release: Release) -> None:
     check(service)
     first, second = release.complete("tiny")
     assert first == second != ""
+
+
+def test_nobody_gets_in_without_a_key(release: Release) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        release.complete("tiny", "another")
 
 
 def test_each_pools_workers_are_in_its_pods_and_none_on_the_head(release: Release) -> None:
