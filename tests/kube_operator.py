@@ -72,7 +72,8 @@ class Operator:
                 if event["type"] != "BOOKMARK":
                     handle(event["type"], item)
             except Exception as error:  # whatever it is, the install must not wait for it
-                status = {"conditions": [{"type": "Stalled", "status": "True", "message": f"{error!r}"}]}
+                stalled = {"type": "Stalled", "status": "True", "message": f"{error!r}"}
+                status = {"phase": "Failed", "conditions": [stalled]}  # a pod has the one, a RayService the other
                 self.store.set_status((meant.kind.plural, NAMESPACE, item["metadata"]["name"]), status)
 
     def reconcile(self, what: str, service: Object) -> None:

@@ -1,7 +1,11 @@
 """A release that serves: Helm waits for raylets that the operator of the tests starts, and the API answers."""
 
 import base64
+import json
+import os
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +54,10 @@ class Release:
     def ray(self) -> RayCluster:
         assert self.operator.cluster is not None
         return self.operator.cluster
+
+    @property
+    def token(self) -> str:
+        return base64.b64decode(self.kube.token()).decode()
 
     @property
     def nodes(self) -> dict[str, list[RayNode]]:
@@ -134,6 +142,24 @@ def test_the_test_of_the_release_asks_the_service(release: Release) -> None:
     logs = release.kube.config.test(RELEASE, timeout=120, logs=True)["logs"]
     assert "models: tiny" in logs
     assert "completion: '" in logs
+
+
+def test_a_load_test_is_a_job_of_its_cluster_and_its_key_is_not_seen_there(release: Release) -> None:
+    dashboard = f"http://{release.ray.head.place.at(DASHBOARD)}"
+    words = ["loadtest", "--address", dashboard, "--url", release.ray.endpoints()[0], "--json"]
+    words += ["--profile", "shared-prefix", "--prefixes", "1", "--requests", "8", "--concurrency", "2"]
+    tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": release.token, "RAYDIX_API_KEY": release.key}
+    command = [sys.executable, "-c", "import sys; from cluster.cli import main; sys.exit(main())", *words]
+    done = subprocess.run(command, env=os.environ | tokens, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    total = json.loads(done.stdout)["total"]
+    assert (total["answered"], total["failed"]) == (8, 0)
+    assert total["cached_share"] > 0
+    ask = urllib.request.Request(f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {release.token}"})
+    with urllib.request.urlopen(ask) as response:
+        jobs = response.read().decode()
+    assert "shared-prefix" in jobs
+    assert release.key not in jobs + done.stdout + done.stderr
 
 
 def test_a_changed_configuration_goes_to_the_cluster_that_runs(release: Release) -> None:
