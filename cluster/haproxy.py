@@ -26,6 +26,9 @@ THROUGHPUT = {
 }
 # A replica that hangs does not stop when it is asked to.
 RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
+# A front door that stops closes connections that HAProxy may just have written a request to. It answered nothing, so
+# the request goes to another one; were it only lost on the way back, an answer is computed twice.
+RETRY = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
 # Whoever speaks to Ray shows the cluster's token, and all of Ray listens on loopback: Ray has that for systems whose
 # firewalls would ask their users, under this name. And a proxy that is not up within three checks is given up by Serve:
 # of 5 s each, which is not much where everything starts at once on two busy cores.
@@ -79,9 +82,7 @@ def variables(http: HttpSection, max_ongoing_requests: int, directory: Path) -> 
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "state"),
-        # A front door that stops closes connections that HAProxy may just have written a request to. It answered
-        # nothing, so the request goes to another one; were it only lost on the way back, an answer is computed twice.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        **RETRY,
         # For load balancers outside to notice, 30 s otherwise. Here is none, and Ctrl-C would take as long.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }

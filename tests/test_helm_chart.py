@@ -4,7 +4,7 @@ import helm_python as helm
 import pytest
 
 from cluster.config import parse_config
-from cluster.haproxy import RECOVERY, THROUGHPUT
+from cluster.haproxy import RECOVERY, RETRY, THROUGHPUT
 from tests.helm_chart import (
     CHART,
     VALUE_SETS,
@@ -84,4 +84,4 @@ def test_the_environment_is_the_one_of_raydix_serve(name: str, haproxy: str) -> 
     for group in worker_groups(value_set(name)).values():
         (container,) = group["template"]["spec"]["containers"]
         told = {item["name"]: item.get("value") for item in container["env"]}
-        assert (THROUGHPUT | RECOVERY | {"RAY_SERVE_ENABLE_HA_PROXY": haproxy}).items() <= told.items()
+        assert (THROUGHPUT | RECOVERY | RETRY | {"RAY_SERVE_ENABLE_HA_PROXY": haproxy}).items() <= told.items()

@@ -8,6 +8,7 @@
 - {name: RAY_SERVE_USE_GRPC_BY_DEFAULT, value: "1"}
 - {name: RAY_SERVE_FREEZE_GC_ON_STARTUP, value: "1"}
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
+- {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure empty-response}
 {{- include "raydix.hubEnv" . }}
 {{- with .Values.ray.env }}
 {{ toYaml . }}
