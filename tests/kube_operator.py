@@ -56,7 +56,8 @@ class Operator:
     def __init__(self, store: Store, directory: Path) -> None:
         self.store, self.directory = store, directory
         self.cluster: RayCluster | None = None
-        self._spec: Object = {}
+        self._made: Object = {}  # the spec of the cluster that runs
+        self._generation = 0  # of the RayService when it was last looked at
         places = free_places(directory)
         head = next(places)
         self.api_port = head.ports[API]
@@ -73,28 +74,33 @@ class Operator:
                     handle(event["type"], item)
             except Exception as error:  # whatever it is, the install must not wait for it
                 stalled = {"type": "Stalled", "status": "True", "message": f"{error!r}"}
-                status = {"phase": "Failed", "conditions": [stalled]}  # a pod has the one, a RayService the other
+                status: Object = {
+                    "phase": "Failed",
+                    "conditions": [stalled],
+                }  # a pod has the one, a RayService the other
+                status["observedGeneration"] = item["metadata"]["generation"]
                 self.store.set_status((meant.kind.plural, NAMESPACE, item["metadata"]["name"]), status)
 
     def reconcile(self, what: str, service: Object) -> None:
         """Make the RayService so. Raises OperatorError, NodeError or OSError."""
         if what == "DELETED":
             self.end()
-        elif service["spec"] != self._spec:
-            before, self._spec = self._spec, service["spec"]
-            self._make(before, service)
+        elif service["metadata"]["generation"] != self._generation:
+            self._generation = service["metadata"]["generation"]
+            self._make(service)
+            self._made = service["spec"]
 
-    def _make(self, before: Object, service: Object) -> None:
-        config, serve_config = self._spec["rayClusterConfig"], self._spec["serveConfigV2"]
+    def _make(self, service: Object) -> None:
+        config, serve_config = service["spec"]["rayClusterConfig"], service["spec"]["serveConfigV2"]
         if self.cluster is None:
             self.cluster = RayCluster(config, self.directory, self._places, self.secret)
             self.cluster.start()
-        elif fixed(before["rayClusterConfig"]) != fixed(config):
+        elif fixed(self._made["rayClusterConfig"]) != fixed(config):
             raise OperatorError("KubeRay would start a second cluster")
         self.cluster.scale(config["workerGroupSpecs"])
-        if serve_config != before.get("serveConfigV2"):
+        if serve_config != self._made.get("serveConfigV2"):
             self.cluster.serve(serve_config)
-        if not before:
+        if not self._made:
             self._wait_for_applications(self.cluster)
         self._say_ready(service, self.cluster)
 
@@ -102,7 +108,7 @@ class Operator:
         """End the cluster, if there is one."""
         if self.cluster is not None:
             self.cluster.end()
-        self.cluster, self._spec = None, {}
+        self.cluster, self._made, self._generation = None, {}, 0
 
     def _wait_for_applications(self, cluster: RayCluster) -> None:
         deadline_s = time.monotonic() + DEPLOY_TIMEOUT_S
