@@ -21,7 +21,7 @@ from typing import Any
 from tests.helm_chart import NAMESPACE
 from tests.kube_pods import run_pod
 from tests.kube_selection import selection
-from tests.kube_store import Key, Object, Store
+from tests.kube_store import Object, Store
 from tests.kube_watch import events
 from tests.ray_cluster import RayCluster
 from tests.ray_nodes import API, POLL_S, free_places
@@ -74,12 +74,8 @@ class Operator:
                     handle(event["type"], item)
             except Exception as error:  # whatever it is, the install must not wait for it
                 stalled = {"type": "Stalled", "status": "True", "message": f"{error!r}"}
-                status: Object = {
-                    "phase": "Failed",
-                    "conditions": [stalled],
-                }  # a pod has the one, a RayService the other
-                status["observedGeneration"] = item["metadata"]["generation"]
-                self.store.set_status((meant.kind.plural, NAMESPACE, item["metadata"]["name"]), status)
+                status = {"phase": "Failed", "conditions": [stalled]}  # a pod has a phase, a RayService conditions
+                self.set_status(meant.kind.plural, item, status)
 
     def reconcile(self, what: str, service: Object) -> None:
         """Make the RayService so. Raises OperatorError, NodeError or OSError."""
@@ -95,7 +91,7 @@ class Operator:
         if self.cluster is None:
             self.cluster = RayCluster(config, self.directory, self._places, self.secret)
             self.cluster.start()
-        elif fixed(self._made["rayClusterConfig"]) != fixed(config):
+        elif self._made and fixed(self._made["rayClusterConfig"]) != fixed(config):
             raise OperatorError("KubeRay would start a second cluster")
         self.cluster.scale(config["workerGroupSpecs"])
         if serve_config != self._made.get("serveConfigV2"):
@@ -118,9 +114,14 @@ class Operator:
             time.sleep(POLL_S)
 
     def _say_ready(self, service: Object, cluster: RayCluster) -> None:
-        generation, count = service["metadata"]["generation"], len(cluster.endpoints())
-        status = {"observedGeneration": generation, "conditions": [READY], "numServeEndpoints": count}
-        self.store.set_status(("rayservices", NAMESPACE, service["metadata"]["name"]), status)
+        status = {"conditions": [READY], "numServeEndpoints": len(cluster.endpoints())}
+        self.set_status("rayservices", service, status)
+
+    def set_status(self, plural: str, item: Object, status: Object) -> None:
+        """Say how it is with an object as it was then: Helm waits for more where it has changed since."""
+        metadata = item["metadata"]
+        told = status | {"observedGeneration": metadata["generation"]}
+        self.store.set_status((plural, metadata["namespace"], metadata["name"]), told)
 
     def secret(self, name: str, key: str) -> str:
         """A value of a Secret. Raises OperatorError where there is none."""
@@ -137,9 +138,9 @@ class Operator:
         if self.cluster is not None:
             (name,) = self.store.names("rayservices")
             services[f"http://{name}-serve-svc:{self.api_port}"] = self.cluster.endpoints()[0]
-        key: Key = ("pods", NAMESPACE, pod["metadata"]["name"])
-        done, self.store.logs[key] = run_pod(pod, services, self.secret)
-        self.store.set_status(key, {"phase": "Succeeded" if done else "Failed"})
+        done, log = run_pod(pod, services, self.secret)
+        self.store.logs["pods", NAMESPACE, pod["metadata"]["name"]] = log
+        self.set_status("pods", pod, {"phase": "Succeeded" if done else "Failed"})
 
 
 def fixed(config: Object) -> Object:
