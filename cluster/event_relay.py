@@ -117,7 +117,7 @@ class EventFollower:
     @property
     def endpoints(self) -> dict[str, str]:
         """Where each worker's own port is."""
-        return dict(self._tasks)
+        return dict(iter(self._tasks))
 
     def age_s(self, worker: str) -> float:
         """How old what the index knows of a worker is; infinite for one that was never heard."""

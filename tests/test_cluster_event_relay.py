@@ -70,6 +70,7 @@ async def following(index: PrefixIndex, *workers: FakeWorker) -> AsyncIterator[t
     follower = EventFollower(index, TOKEN)
     endpoints = [await worker.start() for worker in workers]
     follower.set_workers({"w": endpoints[0]})
+    assert follower.endpoints == {"w": endpoints[0]}
     try:
         yield follower, endpoints
     finally:

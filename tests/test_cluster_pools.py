@@ -12,8 +12,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from cluster import journey, pools
 from cluster.failures import Loss, WorkerLostError
+from cluster.haproxy import free_ports
+from cluster.kv_transfer import RESET
 from cluster.pools import ServePools, loss_of
 from cluster.route_question import RouteQuestion
+from cluster.worker_server import Context, WorkerServer
 from tests.scripted_workers import a_request
 from workers.async_worker import RequestAbortedError, WorkerDiedError
 from workers.request import GenerationRequest, RequestError
@@ -139,3 +142,27 @@ def rpc_error(code: grpc.StatusCode) -> Exception:
 )
 def test_what_an_error_says_of_a_worker(error: Exception, loss: Loss | None) -> None:
     assert loss_of(error) is loss
+
+
+def test_workers_that_cannot_be_told_to_forget_are_named() -> None:
+    async def main() -> list[str]:
+        told = []
+
+        async def reset(request: bytes, _: Context) -> bytes:
+            told.append(request)
+            return b""
+
+        server = WorkerServer("token", "127.0.0.1")
+        server.add_unary(RESET, reset)
+        there = await server.start()
+        (nowhere,) = free_ports(1)
+        handles: Any = {
+            "prefill": FakeHandle({"workers": {"a": there, "b": f"127.0.0.1:{nowhere}"}}),
+            "decode": FakeHandle({"workers": {"c": there}}),
+        }
+        missed = await ServePools(handles, "token", 0).reset_prefix_caches()
+        await server.stop()
+        assert told == [b"", b""]
+        return missed
+
+    assert asyncio.run(main()) == ["b"]

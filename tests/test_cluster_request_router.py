@@ -169,6 +169,7 @@ def test_a_question_is_answered_and_never_sent() -> None:
             (RouteQuestion(RoutingRequest("dry", HASHES, 40)), "candidates"),
             (RouteQuestion(request_id="r"), "candidates"),
             (RouteQuestion(), "num_requests"),
+            (RouteQuestion(workers=True), "workers"),
         ):
             call = asyncio.ensure_future(assigned(router, pending("", question, "asked")))
             answer = await asyncio.wrap_future(question.answer)

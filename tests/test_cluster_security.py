@@ -12,6 +12,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 import pytest
 
 from bench.processes import living_in
@@ -70,6 +71,31 @@ def test_nothing_listens_beyond_loopback(server: Server) -> None:
     assert {"gcs_server", "raylet", "haproxy"} <= {name for name, *_ in found}
     assert len(found) >= 12
     assert [one for one in found if not ipaddress.ip_address(one[1]).is_loopback] == []
+
+
+def test_rays_own_ports_want_the_clusters_token(server: Server) -> None:
+    """The two that lead furthest: the head's, and the ones where Serve's replicas unpickle."""
+    methods = {
+        "gcs_server": "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
+        "ray::ServeRepli": "/ray.serve.ASGIService/HandleRequestWithRejection",
+    }
+    told: dict[str, list[grpc.StatusCode]] = {name: [] for name in methods}
+    for pid in living_in(server.directory):
+        for _, port in listening(pid) if name_of(pid) in methods else ():
+            told[name_of(pid)].append(status_of(port, methods[name_of(pid)]))
+    for name, statuses in told.items():
+        assert grpc.StatusCode.UNAUTHENTICATED in statuses, (name, statuses)
+        assert grpc.StatusCode.OK not in statuses
+
+
+def status_of(port: int, method: str) -> grpc.StatusCode:
+    """What a call without a token, and without a body, comes to."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=5)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
 
 
 def test_bytes_that_are_no_request_run_nothing(server: Server, tmp_path: Path) -> None:

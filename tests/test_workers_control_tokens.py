@@ -1,5 +1,6 @@
 """Text that spells control tokens stays text, and all else is encoded as the tokenizer does it."""
 
+import time
 from typing import Any
 
 import pytest
@@ -142,3 +143,16 @@ def test_other_tokens_that_the_template_marks_turns_with_are_the_templates_too(t
     backend.add_tokens([AddedToken("<User>", special=False), AddedToken("<note>", special=False)])
     backend.chat_template = "{% for message in messages %}<User>{{ message.content }}\n{% endfor %}"
     assert tiny._control_tokens() == {"<|bos|>", "<|eos|>", "<User>"}
+
+
+def test_the_time_grows_as_the_text(tiny: Tokenizer) -> None:
+    """However it is made to look like the beginning of a control token."""
+
+    def spent_s(text: str) -> float:
+        began_s = time.process_time()
+        tiny._control.masked(text, tiny._control.spelled_in(text))
+        return time.process_time() - began_s
+
+    for piece in ("<|", "<|eos", "<", "<|eos|>"):
+        short_s, long_s = (min(spent_s(piece * count) for _ in range(3)) for count in (20_000, 160_000))
+        assert long_s < 16 * short_s + 0.1, piece
