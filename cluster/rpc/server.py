@@ -1,31 +1,22 @@
-"""Where the gRPC API listens, and who gets in.
+"""Where the gRPC API listens.
 
 In the ingress replica itself: Serve 2.60 has a gRPC proxy, but what it starts for it, the proxy or a server in each
 ingress replica behind HAProxy, listens on every interface, whatever `http.host` says (docs/grpc.md).
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from cluster.access_log import Trace, tell
-from cluster.errors import ApiError
-from cluster.exchange import Exchange
+from cluster.access_log import Trace
 from cluster.frontend import Frontend
 from cluster.request_body import MAX_BODY_BYTES
 from cluster.rpc import raydix_v1_pb2 as pb
-from cluster.rpc.gate import Gate, headers_of
-from cluster.rpc.service import SERVICE, GenerationService, exchange_of
-from cluster.rpc.status import refuse
-from cluster.worker_server import Context
+from cluster.rpc.gate import Gate
+from cluster.rpc.key_interceptor import KeyInterceptor
+from cluster.rpc.service import SERVICE, GenerationService
 
-OPEN_METHODS = frozenset({f"/{SERVICE}/Health"})  # what probes ask, without a key
 STOP_GRACE_S = 15.0  # for calls in flight; Serve ends a replica that takes longer than 20 s
 OPTIONS = [("grpc.max_receive_message_length", MAX_BODY_BYTES)]
-
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
 
 class RpcServer:
@@ -65,35 +56,3 @@ def handler_of(service: GenerationService) -> grpc.GenericRpcHandler:
         ),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)
-
-
-class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without the key of a tenant, whatever they call: as `cluster.auth` does for HTTP."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
-        """Called by gRPC for each call."""
-        if handler_call_details.method in OPEN_METHODS:
-            return await continuation(handler_call_details)
-        headers = headers_of(handler_call_details.invocation_metadata)
-        try:
-            self._gate.tenant(headers)
-        except ApiError as error:
-            return refusing(error, exchange_of(handler_call_details.method, headers))
-        return await continuation(handler_call_details)
-
-
-def refusing(error: ApiError, exchange: Exchange) -> grpc.RpcMethodHandler:
-    """A method that is refused."""
-
-    async def tell_caller(_: Any, context: Context) -> None:
-        exchange.status = error.status
-        exchange.end(None)
-        tell(exchange, None)
-        await refuse(context, error)
-
-    return grpc.unary_unary_rpc_method_handler(tell_caller)
