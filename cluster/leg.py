@@ -58,7 +58,7 @@ class Leg:
 
     def end(self, loss: Loss | None = None) -> None:
         """It is over, one way or another."""
-        self.loss = loss or self.loss
+        self.loss = loss
         if self.ended_s is None:
             self.ended_s = self._clock()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,12 +142,13 @@ def test_a_path_cannot_forge_a_line(client: TestClient, log: ServeLog) -> None:
     assert "secret" not in log.text
 
 
-def test_a_client_that_leaves_before_the_answer(api: FastAPI, log: ServeLog, pools: FakePools) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_the_answer(api: FastAPI, log: ServeLog, pools: FakePools, stream: bool) -> None:
     """Serve cancels the call."""
     pools.gate.clear()
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b'{"model": "tiny", "prompt": "x"}'}
+        return {"type": "http.request", "body": json.dumps(TEXT | {"stream": stream}).encode()}
 
     async def send(_: Message) -> None:
         raise AssertionError("there is nobody")
@@ -163,6 +165,27 @@ def test_a_client_that_leaves_before_the_answer(api: FastAPI, log: ServeLog, poo
     asyncio.run(leave())
     (record,) = log.of_request("g")
     assert (record["status"], record["finish_reasons"]) == (499, ["abort"])
+
+
+def test_a_client_that_leaves_a_stream(api: FastAPI, log: ServeLog, pools: FakePools) -> None:
+    left = asyncio.Event()
+    messages: list[Message] = [{"type": "http.request", "body": json.dumps(TEXT | {"stream": True}).encode()}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            pools.gate.clear()  # no more text after the first
+            left.set()
+
+    asyncio.run(api(SCOPE | {"headers": [*SCOPE["headers"], (b"x-request-id", b"g")]}, receive, send))
+    (record,) = log.of_request("g")
+    assert (record["status"], record["finish_reasons"]) == (200, ["abort"])
+    assert 0 < record["completion_tokens"] < 16
 
 
 def test_a_line_that_cannot_be_written_does_not_fail_the_request(
