@@ -206,7 +206,7 @@ ELSEWHERE = {
     "B67": "test_cluster_serve_bad_requests.py: as many choices as there may be, streamed, and answered",
     "B92": "test_cluster_frontend.py: an unknown field is ignored and named",
     "B97": "test_cluster_frontend_ends.py, test_cluster_admission.py: a full door",
-    "B98": "a tenant over its quota",
+    "B98": "test_cluster_metering.py: a tenant over its limits",
     "B99": "test_cluster_frontend_ends.py: no worker",
     "B100": "test_cluster_journey_ends.py: workers that are about to stop; their requests go on elsewhere",
     "B101": "test_cluster_frontend_ends.py: the time is over",

@@ -1,5 +1,6 @@
 """Every bad request of the list, at a front door without Ray."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ def test_the_list_is_whole() -> None:
     shown = {bad.name for bad in BAD_REQUESTS}
     assert not shown & ELSEWHERE.keys()
     assert shown | ELSEWHERE.keys() == {f"B{number:02}" for number in range(1, 107)}
+    files = {file for where in ELSEWHERE.values() for file in where.partition(": ")[0].split(", ")}
+    assert all((Path(__file__).parent / file).exists() for file in files)
 
 
 @pytest.mark.parametrize("bad", BAD_REQUESTS, ids=named)
