@@ -66,7 +66,7 @@ def build_api(
 
     @api.post("/detokenize", openapi_extra=takes(DetokenizeBody))
     async def detokenize(request: Request) -> Json:
-        return frontend.detokenize(await body_of(request, DetokenizeBody))
+        return await frontend.detokenize(await body_of(request, DetokenizeBody))
 
     add_probes(api, frontend)
     api.openapi = OpenApi(api, [CompletionBody, ChatBody, TokenizeBody, DetokenizeBody])  # type: ignore[method-assign]

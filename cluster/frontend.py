@@ -24,7 +24,7 @@ from cluster.frontend_settings import FrontendSettings
 from cluster.journey import Journey, Workers
 from cluster.metric_sink import Sink
 from cluster.protocol import ChatBody, CompletionBody
-from cluster.request_builder import RequestBuilder
+from cluster.request_builder import RequestBuilder, off_loop
 from cluster.request_metrics import RequestTimer
 from cluster.route_question import RouteQuestion
 from cluster.text_delta import TextDelta, joined
@@ -86,9 +86,7 @@ class Frontend:
 
     async def completions(self, body: CompletionBody, caller: Caller) -> Response:
         """Complete prompts."""
-        echoed = body.prompts if body.echo else []
-        texts = [self._builder.text_of(prompt) for prompt in echoed for _ in range(body.num_choices)]
-        return await self._answer(TextAnswer(body.model, texts), body, caller)
+        return await self._answer(TextAnswer(body.model, await self._builder.echoed(body)), body, caller)
 
     async def chat_completions(self, body: ChatBody, caller: Caller) -> Response:
         """Continue a conversation, by default up to the end of the context."""
@@ -101,12 +99,12 @@ class Frontend:
         count, longest = len(tokens), self._settings.max_model_len
         return {"count": count, "max_model_len": longest, "tokens": tokens, "token_strs": strings}
 
-    def detokenize(self, body: DetokenizeBody) -> Json:
+    async def detokenize(self, body: DetokenizeBody) -> Json:
         """The text that tokens spell."""
         if body.model is not None:
             self._builder.check_model(body.model)
         self._builder.check_tokens(body.tokens, "tokens")
-        return {"prompt": self._tokenizer.decode(body.tokens)}
+        return {"prompt": await off_loop(len(body.tokens), lambda: self._tokenizer.decode(body.tokens))}
 
     async def batch(self, body: ChatBody | CompletionBody, request_id: str, caller: Caller = ANYBODY) -> Batch:
         """The completions that a body asks for, charged and not begun. Raises ApiError where the model cannot do it, or

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from cluster.caller import Caller
 from cluster.errors import ApiError
@@ -15,6 +16,7 @@ from workers.control_tokens import strings_in
 from workers.request import GenerationRequest
 from workers.tokenizer import Tokenizer
 
+Result = TypeVar("Result")
 DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for /v1/completions
 LONG_TEXT = 8192  # characters, above which the event loop does not wait for the tokens: some 5 ms
 
@@ -46,18 +48,23 @@ class RequestBuilder:
 
     async def build(self, body: ChatBody | CompletionBody, request_id: str, caller: Caller) -> list[GenerationRequest]:
         """A request for each prompt, with ids of their own."""
-        self.check_model(body.model)
-        self._check_named_tokens(body)
+        self._check_names(body)
         prompts = await self._tokenized(body)
-        params = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
-        if isinstance(body, ChatBody):
-            params = ["messages"]
-        asked = [self._checked(body, tokens, param) for tokens, param in zip(prompts, params, strict=True)]
+        asked = [self._checked(body, tokens, place) for tokens, place in zip(prompts, places(body), strict=True)]
         ids = (f"{request_id}.{count}" if count else request_id for count in range(len(prompts)))
         return [
             self._request(body, tokens, max_tokens, one_id, caller)
             for one_id, tokens, max_tokens in zip(ids, prompts, asked, strict=True)
         ]
+
+    async def echoed(self, body: CompletionBody) -> list[str]:
+        """What each choice begins with, where its prompt is to be part of it; otherwise nothing at all."""
+        if not body.echo:
+            return []
+        self._check_names(body)
+        size = sum(map(len, body.prompts))
+        texts = await off_loop(size, lambda: [self._text_of(prompt) for prompt in body.prompts])
+        return [text for text in texts for _ in range(body.num_choices)]
 
     async def tokens_for(self, body: TokenizeBody) -> list[int]:
         """The tokens of a text or of a conversation."""
@@ -65,7 +72,9 @@ class RequestBuilder:
             self.check_model(body.model)
         if body.messages is not None:
             return await self._tokens_of_chat(body.messages)
-        return await self._tokens_of_text(body.prompt or "", "prompt", body.add_special_tokens)
+        text = body.prompt or ""
+        self._check_characters(len(text), "prompt")
+        return await off_loop(len(text), lambda: self._tokenizer.encode(text, special=body.add_special_tokens))
 
     def offer(self, body: ChatBody | CompletionBody) -> ToolOffer | None:
         """The tools that the model may call; None where there are none."""
@@ -73,24 +82,17 @@ class RequestBuilder:
             return None
         return offer_of(body.offered_tools, body.parallel_tool_calls is not False, self._tokenizer.tool_template)
 
-    def text_of(self, prompt: str | list[int]) -> str:
-        """What a prompt spells."""
+    def _text_of(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def _tokens_of(self, prompt: str | list[int]) -> list[int]:
+        return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
     async def _tokenized(self, body: ChatBody | CompletionBody) -> list[list[int]]:
         if isinstance(body, ChatBody):
             return [await self._tokens_of_chat(body.messages, self.offer(body))]
-        several = body.num_prompts > 1
-        return [
-            prompt
-            if isinstance(prompt, list)
-            else await self._tokens_of_text(prompt, f"prompt[{index}]" if several else "prompt")
-            for index, prompt in enumerate(body.prompts)
-        ]
-
-    async def _tokens_of_text(self, text: str, param: str, special: bool = True) -> list[int]:
-        self._check_characters(len(text), param)
-        return await off_loop(len(text), lambda: self._tokenizer.encode(text, special=special))
+        num_characters = sum(len(prompt) for prompt in body.prompts if isinstance(prompt, str))
+        return await off_loop(num_characters, lambda: [self._tokens_of(prompt) for prompt in body.prompts])
 
     async def _tokens_of_chat(self, messages: Sequence[ChatMessage], offer: ToolOffer | None = None) -> list[int]:
         said, tools = conversation(messages), offer.tools if offer else None
@@ -107,11 +109,7 @@ class RequestBuilder:
     def _checked(self, body: ChatBody | CompletionBody, tokens: list[int], param: str) -> int:
         """How many tokens to generate. Without a limit of its own a completion gets the API's, a chat all of the
         context."""
-        room = self._settings.max_model_len - len(tokens)
-        self.check_tokens(tokens, param)
-        if room < 1:
-            message = f"the prompt has {len(tokens)}, which leaves none for an answer. Shorten it"
-            raise ApiError(400, self._context(message), param=param, code="context_length_exceeded")
+        room = self._check_room(tokens, param)
         limit, max_tokens = limit_of(body, room)
         if max_tokens > room:
             message = (
@@ -120,13 +118,30 @@ class RequestBuilder:
             raise ApiError(400, self._context(message), param=limit, code="context_length_exceeded")
         return max_tokens
 
+    def _check_room(self, tokens: list[int], param: str) -> int:
+        """How many tokens an answer may have. Raises ApiError where that is none, and where the model lacks one."""
+        room = self._settings.max_model_len - len(tokens)
+        if room < 1:
+            message = f"the prompt has {len(tokens)}, which leaves none for an answer. Shorten it"
+            raise ApiError(400, self._context(message), param=param, code="context_length_exceeded")
+        self.check_tokens(tokens, param)
+        return room
+
     def _context(self, message: str) -> str:
         return f"this model's context is {self._settings.max_model_len} tokens; {message}"
 
-    def _check_named_tokens(self, body: GenerationBody) -> None:
+    def _check_names(self, body: ChatBody | CompletionBody) -> None:
+        """The model, the tokens and the lengths that can be told without tokenising anything."""
+        self.check_model(body.model)
         if max(map(int, body.logit_bias or ()), default=0) >= self._settings.vocab_size:
             raise self._no_such_token("logit_bias")
         self.check_tokens(body.stop_token_ids or [], "stop_token_ids")
+        if isinstance(body, CompletionBody):
+            for prompt, place in zip(body.prompts, places(body), strict=True):
+                if isinstance(prompt, str):
+                    self._check_characters(len(prompt), place)
+                else:
+                    self._check_room(prompt, place)
 
     def _request(
         self, body: GenerationBody, tokens: list[int], max_tokens: int, request_id: str, caller: Caller
@@ -153,6 +168,13 @@ def limit_of(body: ChatBody | CompletionBody, room: int) -> tuple[str, int]:
     return "max_tokens", body.max_tokens or room
 
 
-async def off_loop(num_characters: int, encode: Callable[[], list[int]]) -> list[int]:
-    """Tokenise a long text in a thread, so that others' requests go on meanwhile."""
-    return await asyncio.to_thread(encode) if num_characters > LONG_TEXT else encode()
+def places(body: ChatBody | CompletionBody) -> list[str]:
+    """What errors call each prompt."""
+    if isinstance(body, ChatBody):
+        return ["messages"]
+    return [f"prompt[{index}]" for index in range(body.num_prompts)] if body.num_prompts > 1 else ["prompt"]
+
+
+async def off_loop(size: int, work: Callable[[], Result]) -> Result:
+    """Do what takes long in a thread, so that others' requests go on meanwhile. `size` is in characters or tokens."""
+    return await asyncio.to_thread(work) if size > LONG_TEXT else work()

@@ -77,8 +77,9 @@ def test_a_failure_in_one_of_several_prompts_ends_all(client: TestClient, pools:
     [
         ({"prompt": ["x", "y" * 40_000]}, "prompt[1]", "context_length_exceeded"),
         ({"prompt": "x = 1\n" * 64}, "prompt", "context_length_exceeded"),
+        ({"prompt": [7] * 64, "echo": True}, "prompt", "context_length_exceeded"),
         ({"prompt": "x", "max_tokens": 63}, "max_tokens", "context_length_exceeded"),
-        ({"prompt": [[1], [4096]]}, "prompt[1][0]", "invalid_value"),
+        ({"prompt": [[1], [4096]], "echo": True}, "prompt[1][0]", "invalid_value"),
         ({"prompt": ["x"] * 65, "n": 2}, "prompt", "invalid_value"),
         ({"prompt": ["x"] * 129}, "prompt", "array_above_max_length"),
         ({"prompt": ["x", ""]}, "prompt[1]", "invalid_value"),
@@ -132,6 +133,7 @@ LONG = "import sys; x = 1\n" * 40_000
     "body",
     [
         CompletionBody(model="tiny", prompt=LONG),
+        CompletionBody(model="tiny", prompt=[LONG[:6000]] * 120),
         ChatBody.model_validate({"model": "tiny", "messages": [{"role": "user", "content": LONG}]}),
     ],
 )
