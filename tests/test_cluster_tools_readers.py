@@ -163,11 +163,14 @@ ADVERSARIAL = {
 
 
 def cpu_s(make: MakeReader, text: str, size: int) -> float:
-    """To read a text that comes in pieces of so many characters."""
+    """To read a text that comes in pieces of so many characters; the least of three times, for others use the cores."""
     pieces = [text[place : place + size] for place in range(0, len(text), size)]
-    start_s = time.process_time()
-    read(make(OFFERED), pieces)
-    return time.process_time() - start_s
+    times_s = []
+    for _ in range(3):
+        start_s = time.process_time()
+        read(make(OFFERED), pieces)
+        times_s.append(time.process_time() - start_s)
+    return min(times_s)
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
