@@ -13,6 +13,7 @@ from cluster.keys_command import add_keys_options
 from cluster.load_command import JobError, add_loadtest_options
 from cluster.loadtest.settings import SettingsError
 from cluster.perplexity_command import add_perplexity_options
+from cluster.quantize_command import add_quantize_options
 from workers.models.spec import ModelError
 from workers.request import RequestError
 
@@ -67,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="a metrics port, or Ray's list of them (what runs on this machine)",
     )
     status.set_defaults(command=run_status)
+    add_quantize_options(commands.add_parser("quantize", help="round a model's weights to 4 or 8 bits"))
     add_perplexity_options(commands.add_parser("perplexity", help="how well a model predicts a text"))
     add_export_options(commands.add_parser("export", help="write a model in another format"))
     add_generate_options(commands.add_parser("generate", help="complete prompts in this process, without Ray"))

@@ -121,9 +121,9 @@ def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
     return PackedInt4(nibbles, scales, zeros.to(torch.uint8), group_size)
 
 
-def round_scales(scales: torch.Tensor) -> torch.Tensor:
-    """The nearest positive float16 numbers, as float32; what is too large for float16 stays as it is."""
-    rounded = scales.half().float().clamp(min=torch.finfo(torch.float16).smallest_normal)
+def round_scales(scales: torch.Tensor, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    """The nearest numbers of `dtype`, as float32, but none below float16's; what is too large for it stays as it is."""
+    rounded = scales.to(dtype).float().clamp(min=torch.finfo(torch.float16).smallest_normal)
     return torch.where(rounded.isinf(), scales, rounded)
 
 

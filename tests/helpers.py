@@ -20,12 +20,14 @@ VOCAB_SIZE = 256
 Tensors = dict[str, torch.Tensor]
 
 
-def save_random_llama(path: Path, *, num_layers: int, tied: bool, shard_size: str = "5GB") -> Path:
+def save_random_llama(
+    path: Path, *, num_layers: int, tied: bool, shard_size: str = "5GB", vocab_size: int = VOCAB_SIZE
+) -> Path:
     """Save a random model whose logits are spread widely enough that greedy choices are no near-ties."""
     from transformers import LlamaConfig, LlamaForCausalLM  # some seconds
 
     config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=num_layers,

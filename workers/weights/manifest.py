@@ -16,6 +16,7 @@ from workers.weights.model_file import find_file, has_file
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
+PARTIAL = ".partial"  # ends the names of files that are being written
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Manifest:
 
 def write_manifest(directory: Path, about: Making) -> None:
     """Put the digests of all files in the directory into its `manifest.json`, which appears whole or not at all."""
-    names = sorted(path.name for path in directory.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+    files = [path for path in directory.iterdir() if path.is_file() and path.suffix != PARTIAL]
+    names = sorted(path.name for path in files if path.name != MANIFEST_FILE)
     digests = {name: find_file(directory, name).sha256() for name in names}
-    partial = directory / f"{MANIFEST_FILE}.partial"
+    partial = directory / f"{MANIFEST_FILE}{PARTIAL}"
     partial.write_text(json.dumps({"version": VERSION, "files": digests, **asdict(about)}, indent=2) + "\n", "utf-8")
     os.replace(partial, directory / MANIFEST_FILE)
 
