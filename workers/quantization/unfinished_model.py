@@ -14,7 +14,7 @@ from workers.model_error import ModelError
 from workers.validation import RequestError
 from workers.weights.model_file import find_file
 from workers.weights.safetensors_header import read_header
-from workers.weights.shards import INDEX_FILE, SHARDS
+from workers.weights.shards import INDEX_FILE
 
 STATE_FILE = "quantize.partial"
 
@@ -99,7 +99,7 @@ class UnfinishedModel:
             if not self._is_good(name, digests.get(name)):
                 break
             self._digests[name] = digests[name]
-        for path in self._directory.glob(SHARDS):
+        for path in self._directory.glob("model-*.safetensors"):
             if path.name not in self._digests:
                 path.unlink()
 
