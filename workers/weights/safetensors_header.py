@@ -107,10 +107,10 @@ def read_entry(file: ModelFile, name: str, entry: Any, begin: int) -> StoredTens
             raise ValueError(f"{name} has no dtype, shape and data_offsets")
     if dtype not in DTYPES:
         raise ValueError(f"{name} has the unknown dtype {dtype}; known are {', '.join(DTYPES)}")
-    if any(type(size) is not int or size < 0 for size in shape):
-        raise ValueError(f"{name} has the shape {shape}")
+    if any(type(size) is not int or size < 0 for size in (*shape, first, end)):
+        raise ValueError(f"{name} has the shape {shape} and bytes {first} to {end}")
     tensor = StoredTensor(file, DTYPES[dtype], tuple(shape), begin + first)
-    if first < 0 or tensor.num_bytes != end - first:
+    if tensor.num_bytes != end - first:
         raise ValueError(f"{name} takes {tensor.num_bytes} bytes as {dtype} {shape}, but has bytes {first} to {end}")
     return tensor
 
