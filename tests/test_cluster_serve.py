@@ -100,6 +100,26 @@ def test_several_choices_differ_and_come_again_with_the_seed(server: Server) -> 
     assert streamed == texts
 
 
+def test_the_best_of_several_is_the_likeliest_of_them(server: Server) -> None:
+    ask: Any = partial(server.client.completions.create, model="tiny", prompt="def main", max_tokens=12, seed=5)
+    drawn = ask(n=3, logprobs=0).choices
+    means = [sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs) for choice in drawn]
+    best = ask(best_of=3)
+    assert [choice.text for choice in best.choices] == [drawn[means.index(max(means))].text]
+    assert best.choices[0].logprobs is None
+    assert best.usage.completion_tokens > max(len(choice.logprobs.tokens) for choice in drawn), "of all that were drawn"
+
+
+def test_several_prompts_are_answered_as_each_alone(server: Server) -> None:
+    prompts = ["def main", "import os\n", "class Tree:\n"]
+    ask: Any = partial(server.client.completions.create, model="tiny", max_tokens=8, temperature=0)
+    together = ask(prompt=prompts, echo=True)
+    assert [choice.text for choice in together.choices] == [
+        prompt + ask(prompt=prompt).choices[0].text for prompt in prompts
+    ]
+    assert together.usage.prompt_tokens == sum(ask(prompt=prompt).usage.prompt_tokens for prompt in prompts)
+
+
 def test_a_prompt_sent_twice_is_cached_the_second_time_and_answered_the_same(server: Server) -> None:
     first_token_s(server.client, "warm up the whole path\n")
     ratios = []
