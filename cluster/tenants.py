@@ -5,6 +5,7 @@ import hmac
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -51,11 +52,14 @@ class Tenants:
     def owner_of(self, key: bytes) -> TenantEntry | None:
         """Whose key it is. Every digest is compared, and each in constant time, so how long it takes tells nothing."""
         digest, owner = hashlib.sha256(key).digest(), None
-        for entry in self.entries:
-            for known in entry.keys:
-                if hmac.compare_digest(digest, bytes.fromhex(known)):
-                    owner = entry
+        for known, entry in self._digests:
+            if hmac.compare_digest(digest, known):
+                owner = entry
         return owner
+
+    @cached_property
+    def _digests(self) -> list[tuple[bytes, TenantEntry]]:
+        return [(bytes.fromhex(known), entry) for entry in self.entries for known in entry.keys]
 
 
 ENTRIES = TypeAdapter(list[TenantEntry])
