@@ -122,8 +122,9 @@ def deploy(app: serve.Application) -> None:
 
 def refused_model() -> str:
     """The line in which a replica has refused its model: tensors are read by the workers only. Empty where none has."""
-    deployments = serve.status().applications[APP_NAME].deployments.values()
-    found = re.search(r"ModelError: (.+)", "\n".join(deployment.message for deployment in deployments))
+    application = serve.status().applications.get(APP_NAME)
+    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    found = re.search(r"ModelError: (.+)", "\n".join(messages))
     return found[1] if found else ""
 
 

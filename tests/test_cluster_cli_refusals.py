@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +85,25 @@ def test_a_process_of_its_own_ends_with_2_and_one_line(model: Path) -> None:
     ended = run("generate", "--prompt", "w1", "--model", str(model))
     assert (ended.returncode, ended.stdout) == (2, "")
     one_line(ended.stderr, NOT_NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("deployments", "said"),
+    [
+        ({"decode": "no CPUs", "prefill": "ray::init()\nworkers.model_error.ModelError: x: bad\n\nmore"}, "x: bad"),
+        ({"decode": "no CPUs"}, ""),
+        (None, ""),
+    ],
+)
+def test_what_a_replica_says_of_its_model_is_found(
+    deployments: dict[str, str] | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster import local  # imports Ray
+
+    status = {name: SimpleNamespace(message=message) for name, message in (deployments or {}).items()}
+    applications = {} if deployments is None else {local.APP_NAME: SimpleNamespace(deployments=status)}
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=applications))
+    assert local.refused_model() == said
 
 
 @pytest.mark.ray
