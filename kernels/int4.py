@@ -64,7 +64,7 @@ def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
 
 def swap_nibbles(packed: torch.Tensor) -> torch.Tensor:
     """Bytes uint8 with the first weight in the low nibble to bytes with it in the high one, and back."""
-    return (packed << 4) | (packed >> 4)
+    return (packed << 4).bitwise_or_(packed >> 4)
 
 
 def regroup(packed: PackedInt4, group_size: int) -> PackedInt4:
@@ -109,11 +109,11 @@ def quantize(weight: torch.Tensor, group_size: int) -> PackedInt4:
     """
     num_outputs, num_inputs = weight.shape
     check_group_size(num_inputs, group_size)
-    if not torch.isfinite(weight).all():
-        raise ValueError("cannot quantise a weight that holds NaN or infinity: the checkpoint is damaged")
     groups = weight.float().reshape(num_outputs, -1, group_size)
-    low = groups.amin(-1).clamp(max=0)
-    high = groups.amax(-1).clamp(min=0)
+    low, high = groups.amin(-1), groups.amax(-1)  # NaN wins in both; aminmax is eight times slower by rows
+    if not (torch.isfinite(low) & torch.isfinite(high)).all():
+        raise ValueError("cannot quantise a weight that holds NaN or infinity: the checkpoint is damaged")
+    low, high = low.clamp(max=0), high.clamp(min=0)
     scales = round_scales(high / NIBBLE_MAX - low / NIBBLE_MAX)
     zeros = torch.round(-low / scales)
     values = (torch.round(groups / scales[..., None]) + zeros[..., None]).clamp(0, NIBBLE_MAX)

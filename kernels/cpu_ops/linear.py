@@ -8,11 +8,10 @@ import ctypes
 import torch
 
 from kernels.cpu_ops.loader import load_library
+from kernels.cpu_ops.packing import LANES, pack_bfloat16, pack_int4
 from kernels.fusion import Fusion, Prologue
-from kernels.int4 import PackedInt4, unpack_nibbles
+from kernels.int4 import PackedInt4
 
-LANES = 16
-PAIR_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)  # of a word's eight inputs: pair j stands at bits 4j and 4j + 16
 MAX_INT8_GROUP = 256  # as in rows.h
 
 
@@ -50,7 +49,7 @@ class CpuLinear:
         self._run = library.raydix_linear
         self.num_outputs, self.num_inputs = weight.shape
         self._columns = self.num_inputs * (2 if fusion.prologue is Prologue.SILU_MUL else 1)
-        self._data = pack_int4(weight) if isinstance(weight, PackedInt4) else pack_bfloat16(weight)
+        self._data = pack_int4(library, weight) if isinstance(weight, PackedInt4) else pack_bfloat16(library, weight)
         self._fusion = fusion  # held, for the struct has only the addresses
         self.struct = LinearStruct(
             data=self._data.data_ptr(),
@@ -96,42 +95,6 @@ def cpu_linear_fits(weight: PackedInt4 | torch.Tensor, *, int8_rows: bool = Fals
         on_cpu = weight.nibbles.device.type == "cpu"
         return on_cpu and weight.group_size % LANES == 0 and torch.equal(weight.scales.half().float(), weight.scales)
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.shape[1] % LANES == 0
-
-
-def pack_int4(packed: PackedInt4) -> torch.Tensor:
-    """The layout of int4.h: uint8 [panels, groups, 64 + 8 * group_size], aligned."""
-    num_outputs, num_inputs = packed.shape
-    groups, lines = num_inputs // packed.group_size, packed.group_size // 8
-    padding = -num_outputs % LANES
-    values = torch.nn.functional.pad(unpack_nibbles(packed.nibbles), (0, 0, 0, padding))
-    words = torch.zeros(num_outputs + padding, groups, lines, dtype=torch.int32)
-    for index, shift in enumerate(PAIR_SHIFTS):
-        words |= values.view(len(words), groups, lines, 8)[..., index].to(torch.int32) << shift
-    scales = torch.nn.functional.pad(packed.scales, (0, 0, 0, padding)).half()
-    offsets = torch.nn.functional.pad(packed.zeros, (0, 0, 0, padding)).half() + 128
-    coefficients = torch.stack([by_panel(scales), by_panel(offsets)], dim=2).flatten(2).view(torch.uint8)
-    nibbles = by_panel(words.flatten(1)).view(-1, groups, lines * LANES).view(torch.uint8)
-    return align(torch.cat([coefficients, nibbles], dim=2))
-
-
-def pack_bfloat16(weight: torch.Tensor) -> torch.Tensor:
-    """Pairs of neighbouring inputs, 16 outputs side by side: int32 [panels, K / 2, 16], aligned."""
-    pairs = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % LANES)).contiguous().view(torch.int32)
-    return align(by_panel(pairs))
-
-
-def by_panel(matrix: torch.Tensor) -> torch.Tensor:
-    """[N, columns] to [N / 16, columns, 16]."""
-    return matrix.view(-1, LANES, matrix.shape[1]).transpose(1, 2).contiguous()
-
-
-def align(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor at an address that is a multiple of 64: a load never straddles two cache lines."""
-    raw = tensor.contiguous().view(torch.uint8).flatten()
-    memory = torch.empty(raw.numel() + 64, dtype=torch.uint8)
-    start = -memory.data_ptr() % 64
-    memory[start : start + raw.numel()] = raw
-    return memory[start : start + raw.numel()]
 
 
 def address(tensor: torch.Tensor | None, length: int) -> int | None:

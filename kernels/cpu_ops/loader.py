@@ -24,9 +24,11 @@ def open_library(instructions: str | None) -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(path))
     pointer, number = ctypes.c_void_p, ctypes.c_int32
+    library.raydix_pack_int4.argtypes = [pointer, pointer, number]
+    library.raydix_pack_words.argtypes = [pointer] * 2 + [ctypes.c_int64] * 2 + [number]
     library.raydix_linear.argtypes = [pointer] * 3 + [number] * 2
     library.raydix_attention.argtypes = [pointer] * 8 + [number] * 2
     library.raydix_layers.argtypes = [pointer, number, pointer, pointer, pointer, number]
-    for function in (library.raydix_linear, library.raydix_attention, library.raydix_layers):
-        function.restype = None
+    for name in ("pack_int4", "pack_words", "linear", "attention", "layers"):
+        getattr(library, f"raydix_{name}").restype = None
     return library

@@ -1,7 +1,8 @@
-// What Python calls: one linear layer, one layer's attention, or all layers of a decoder for one step.
+// What Python calls: packing of weights, one linear layer, one layer's attention, or all layers of a decoder for one step.
 #include "attention.h"
 #include "barrier.h"
 #include "linear.h"
+#include "packing.h"
 #include "rope.h"
 
 using namespace raydix;
@@ -23,6 +24,20 @@ struct Buffers {
   uint16_t* cache;  // bfloat16 [layers, 2, blocks, block_size, kv_heads, head_dim]
   int64_t kv_size;  // elements of K of one layer, and as many of V
 };
+
+// `out` is zeros where the last panel has fewer than 16 rows.
+extern "C" void raydix_pack_int4(const Int4Rows* w, uint32_t* out, int32_t num_threads) {
+  const size_t panel_words = size_t(w->num_inputs / w->group_size) * group_bytes(w->group_size) / 4;
+#pragma omp parallel for num_threads(num_threads)
+  for (int row = 0; row < w->num_outputs; ++row) pack_int4_row(*w, row, out + row / LANES * panel_words);
+}
+
+extern "C" void raydix_pack_words(const uint32_t* rows, uint32_t* out, int64_t num_rows, int64_t columns,
+                                  int32_t num_threads) {
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < num_rows; ++row)
+    pack_words_row(rows + row * columns, columns, out + row / LANES * columns * LANES + row % LANES);
+}
 
 extern "C" void raydix_linear(const Linear* w, const float* x, float* y, int32_t rows, int32_t num_threads) {
 #pragma omp parallel num_threads(num_threads)

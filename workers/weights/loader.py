@@ -63,27 +63,25 @@ class WeightLoader:
     def load(self) -> DecoderWeights:
         """All weights. Raises ModelError for missing, unexpected, misshapen or non-finite tensors."""
         spec = self._spec
-        embed = self._tensor("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size)
+        embed = self._tensor("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size).to(self._dtype)
+        # The head is the largest tensor and needs a copy on the way: it comes while the rest of the memory is free.
+        lm_head = head(self._head(embed), self._normed("model.norm"), strict=self._strict)
         windows: Iterable[tuple[int, int]] = enumerate(
             tqdm(spec.traits.windows, "Loading weights", unit="layer", disable=None)  # none where stderr is no terminal
         )
-        weights = DecoderWeights(
-            embed_tokens=embed.to(self._dtype),
-            layers=tuple(self._layer(f"model.layers.{index}", window) for index, window in windows),
-            lm_head=head(self._head(embed).to(self._dtype), self._normed("model.norm"), strict=self._strict),
-        )
+        layers = tuple(self._layer(f"model.layers.{index}", window) for index, window in windows)
         unexpected = self._checkpoint.names - self._read
         unexpected = {name for name in unexpected if not name.endswith(COMPUTED)}
         if unexpected:
             raise ModelError(f"the checkpoint has tensors that this model has no place for: {sorted(unexpected)[:5]}")
-        return weights
+        return DecoderWeights(embed, layers, lm_head)
 
     def _head(self, embed: torch.Tensor) -> torch.Tensor:
         """The output head. A tied one may be in the checkpoint as well, but then it must be the embedding."""
         tied, name = self._spec.tie_word_embeddings, "lm_head.weight"
         if tied and name not in self._checkpoint.names:
             return embed
-        head = self._tensor(name, *embed.shape)
+        head = self._tensor(name, *embed.shape).to(self._dtype)
         if tied and not torch.equal(head, embed):
             raise ModelError(
                 f"config.json ties the embeddings, but {name} is not model.embed_tokens.weight; set "

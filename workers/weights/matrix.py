@@ -12,7 +12,7 @@ from workers.config import WeightConfig
 
 Matrix = torch.Tensor | PackedInt4 | ReorderedInt4
 MAX_GROUP = 128  # the largest that all kernels take
-CHUNK_WEIGHTS = 2**22  # quantised at a time: 16 MiB of float32, some five times
+CHUNK_WEIGHTS = 2**17  # quantised at a time: several float32 copies of them stay in the caches
 
 
 def to_device(matrix: Matrix, device: torch.device) -> Matrix:

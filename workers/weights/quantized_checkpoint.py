@@ -85,8 +85,9 @@ class QuantizedCheckpoint:
 def read_scales(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> torch.Tensor:
     """Scales as float32, which has all numbers of the smaller formats. Raises ModelError unless all are positive."""
     scales = checkpoint.read_as_stored(name, shape, *SCALES).float()
-    bad = ~(torch.isfinite(scales) & (scales > 0))
-    if bad.any():
+    low, high = scales.aminmax()  # NaN wins in both
+    if not (low > 0 and high < torch.inf):
+        bad = ~(torch.isfinite(scales) & (scales > 0))
         row, column = bad.nonzero()[0].tolist()
         raise ModelError(
             f"{where(checkpoint, name)}: {int(bad.sum())} of {scales.numel()} scales are not positive numbers, "
