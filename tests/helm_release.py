@@ -7,7 +7,7 @@ from typing import Any
 
 import helm_python as helm
 
-from tests.helm_chart import CHART, NAMESPACE, RELEASE
+from tests.helm_chart import CHART, NAMESPACE, RELEASE, said
 from tests.kube_server import kube_server
 from tests.kube_store import Object, Store
 
@@ -22,12 +22,14 @@ class Cluster:
 
     def install(self, values: dict[str, Any], timeout_s: int = WAIT_S) -> dict[str, Any]:
         """`helm install --create-namespace --wait`."""
-        release = self.config.install(CHART, RELEASE, values, create_namespace=True, wait="watcher", timeout=timeout_s)
+        release = self.config.install(
+            CHART, RELEASE, said(values), create_namespace=True, wait="watcher", timeout=timeout_s
+        )
         return dict(release)
 
     def upgrade(self, values: dict[str, Any]) -> dict[str, Any]:
         """`helm upgrade --wait`."""
-        return dict(self.config.upgrade(CHART, RELEASE, values, wait="watcher", timeout=WAIT_S))
+        return dict(self.config.upgrade(CHART, RELEASE, said(values), wait="watcher", timeout=WAIT_S))
 
     def token(self) -> str:
         """Ray's token as the Secret has it."""

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import helm_python as helm
 import pytest
 
 from cluster.config import parse_config
-from tests.helm_chart import application_args, of_kind, rendered, the, worker_groups
+from tests.helm_chart import CHART, NAMESPACE, RELEASE, application_args, of_kind, rendered, the, worker_groups
 
 NAMED: dict[str, Any] = {"api": {"keysSecret": "tenants", "clientKeySecret": {"name": "one-of-them", "key": "k"}}}
 KEY = {"name": "RAYDIX_API_KEY", "valueFrom": {"secretKeyRef": {"name": "one-of-them", "key": "k"}}}
@@ -24,8 +25,11 @@ def test_the_file_of_tenants_is_mounted_in_every_pod_that_may_have_a_front_door(
         assert "subPath" not in mount, "Kubernetes does not renew those"
 
 
-def test_without_one_the_configuration_says_that_anybody_may_ask() -> None:
-    assert parse_config(application_args({})).auth.allow_anonymous
+@pytest.mark.parametrize("config", [{}, {"auth": {}}])
+def test_without_one_somebody_has_to_say_that_anybody_may_ask(config: dict[str, Any]) -> None:
+    with pytest.raises(helm.HelmError, match=r"who may ask the API: name api\.keysSecret, or set config\.auth"):
+        helm.Chart.load(CHART).render({"config": config}, name=RELEASE, namespace=NAMESPACE)
+    assert parse_config(application_args({"config": {"auth": {"allow_anonymous": True}}})).auth.allow_anonymous
     assert not parse_config(application_args({"config": {"auth": {"keys_file": "/keys"}}})).auth.allow_anonymous
 
 

@@ -40,7 +40,7 @@ as it is, zeros too: so no `merge`, which takes them for nothing.
 {{- if $config.auth }}{{ fail "api.keysSecret fills config.auth: leave one of them out" }}{{ end -}}
 {{- $_ := set $config "auth" (dict "keys_file" (printf "%s/keys.yaml" (include "raydix.keysPath" .))) -}}
 {{- else if not $config.auth -}}
-{{- $_ := set $config "auth" (dict "allow_anonymous" true) -}}
+{{- fail "nobody has said who may ask the API: name api.keysSecret, or set config.auth.allow_anonymous to true" -}}
 {{- end -}}
 {{- $ingress := include "raydix.filled" (list ($config.ingress | default dict) $doors) | fromJson -}}
 {{- $_ := set $config "ingress" (omit $ingress "replicas") -}}
