@@ -21,7 +21,7 @@ def test_memory_stays_within_two_tensors_of_what_is_held(tmp_path: Path, packed:
     load = load_elsewhere(path, num_threads=1)
     assert load.largest_bytes == 16384 * 1024 * 2
     assert load.held_bytes < load.peak_bytes < load.held_bytes + 2 * load.largest_bytes
-    assert load.held_bytes < load.file_bytes * (1.05 if packed else 0.6)
+    assert load.held_bytes < load.file_bytes * (1.05 if packed else 0.7)
 
 
 def test_both_checkpoints_hold_the_same_matrices(tmp_path: Path) -> None:
