@@ -35,7 +35,7 @@ NOTES = {
     "safety_identifier": "checked, without effect",
     "seed": "honoured: the same seed draws the same tokens, whichever worker draws them",
     "stop_token_ids": "honoured (vLLM's)",
-    "stream_options": "`include_usage` is honoured; needs `stream`",
+    "stream_options": "`include_usage` is honoured, `include_obfuscation` refused; needs `stream`",
     "tool_choice": "`none` and `auto` are honoured ([tools.md](tools.md))",
     "tools": "honoured where the model's template knows tools ([tools.md](tools.md))",
     "top_k": "honoured (vLLM's)",

@@ -5,7 +5,16 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, ModelWrapValidatorHandler, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from cluster.messages import ChatMessage, list_or_one
@@ -50,11 +59,19 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 
+def refuse_padding(wanted: bool) -> bool:
+    """Chunks are as long as their text: whoever sees the encrypted stream sees how long that is."""
+    if wanted:
+        raise PydanticCustomError("unsupported_parameter", "chunks are not padded here; leave it out")
+    return wanted
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
     model_config = ConfigDict(strict=True)
     include_usage: bool = False
+    include_obfuscation: Annotated[bool, AfterValidator(refuse_padding)] = False
 
 
 class GenerationBody(BaseModel):

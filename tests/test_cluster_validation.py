@@ -51,6 +51,11 @@ def message(**fields: Any) -> tuple[type[GenerationBody], Any]:
         (text(suffix="x"), "suffix", "unsupported_parameter"),
         (text(stream_options={}), "stream_options", "invalid_value"),
         (text(stream=True, stream_options={"include_usage": 1}), "stream_options.include_usage", "invalid_type"),
+        (
+            text(stream=True, stream_options={"include_obfuscation": True}),
+            "stream_options.include_obfuscation",
+            "unsupported_parameter",
+        ),
         (text(cache_salt=""), "cache_salt", "invalid_value"),
         (message(role="root"), "messages[1].role", "invalid_value"),
         (message(content=None), "messages[1].content", "invalid_type"),
