@@ -24,6 +24,7 @@ from starlette.testclient import TestClient
 from cluster.admission import Admission
 from cluster.api import build_api
 from cluster.frontend import Frontend
+from tests.bad_requests import CHAT, CHAT_PATH
 from tests.fake_pools import SETTINGS, FakePools, events_of
 from tests.fake_sink import FakeSink
 from tests.openai_document import DOCUMENT, chunk_validator, trimmed
@@ -102,6 +103,11 @@ def test_no_made_up_request_fails_the_server(asker: Asker, path: str, method: st
 )
 def test_ten_thousand_made_up_requests(asker: Asker, path: str, method: str, mode: GenerationMode, count: int) -> None:
     assert sum(ask_many(asker, path, method, mode, count).values()) == count
+
+
+def test_streams_are_as_described(asker: Asker) -> None:
+    for fields in ({}, {"n": 2, "max_tokens": 1}, {"stream_options": {"include_usage": True}, "logprobs": True}):
+        asker.check_events(asker._client.post(CHAT_PATH, json=CHAT | {"stream": True} | fields).text)
 
 
 def test_an_event_that_is_not_as_described_would_be_seen(asker: Asker) -> None:
