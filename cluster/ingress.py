@@ -67,16 +67,18 @@ class FrontReplica:
         self._tracer = make_tracer(tracing) if tracing.is_on else None
         self._totals = Totals(sink)
         announce(sink)
-        loop = asyncio.get_running_loop()
-        self._recording = loop.create_task(every_second(self._record))
+        self._tasks = [asyncio.create_task(every_second(self._record))]
         if self._admin_keys is not None and admin.port is not None:
-            app, port = build_admin_api(self._frontend, self._admin_keys), admin.port + local_rank()
-            self._serving_admin = loop.create_task(serve_on_loopback(app, port))
+            self._serve_admin(self._admin_keys, admin.port + local_rank())
         self._rpc: RpcServer | None = None
         if grpc is not None:
             owner_of = None if self._keys is None else self._keys.owner_of
             self._rpc = RpcServer(self._frontend, Gate(self._admission, self._accounts, owner_of), self._trace)
             await self._rpc.start(*grpc)
+
+    def _serve_admin(self, keys: KeyFile, port: int) -> None:
+        serving = serve_on_loopback(build_admin_api(self._frontend, keys), port)
+        self._tasks.append(asyncio.create_task(serving))
 
     @property
     def _trace(self) -> Trace | None:
