@@ -42,6 +42,15 @@ def build_api(
     api.add_middleware(AccessLog, trace=trace)
     install_handlers(api)
 
+    for add in (add_models, add_generation, add_tokenizer, add_probes):
+        add(api, frontend)
+    api.openapi = OpenApi(api, [CompletionBody, ChatBody, TokenizeBody, DetokenizeBody])  # type: ignore[method-assign]
+    return api
+
+
+def add_models(api: FastAPI, frontend: Frontend) -> None:
+    """What there is."""
+
     @api.get("/v1/models")
     async def models() -> Json:
         return frontend.models()
@@ -49,6 +58,10 @@ def build_api(
     @api.get("/v1/models/{name:path}")
     async def model(name: str) -> Json:
         return frontend.model(name)
+
+
+def add_generation(api: FastAPI, frontend: Frontend) -> None:
+    """What workers are asked for."""
 
     @api.post("/v1/completions", openapi_extra=takes(CompletionBody))
     async def completions(request: Request) -> Response:
@@ -60,6 +73,10 @@ def build_api(
         body = await body_of(request, ChatBody)
         return naming_ignored(await frontend.chat_completions(body, caller_of(request)), body)
 
+
+def add_tokenizer(api: FastAPI, frontend: Frontend) -> None:
+    """Tokens of text, and text of tokens."""
+
     @api.post("/tokenize", openapi_extra=takes(TokenizeBody))
     async def tokenize(request: Request) -> Json:
         return await frontend.tokenize(await body_of(request, TokenizeBody))
@@ -67,10 +84,6 @@ def build_api(
     @api.post("/detokenize", openapi_extra=takes(DetokenizeBody))
     async def detokenize(request: Request) -> Json:
         return await frontend.detokenize(await body_of(request, DetokenizeBody))
-
-    add_probes(api, frontend)
-    api.openapi = OpenApi(api, [CompletionBody, ChatBody, TokenizeBody, DetokenizeBody])  # type: ignore[method-assign]
-    return api
 
 
 def add_probes(api: FastAPI, frontend: Frontend) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from cluster.address_config import GrpcSection, check_proxy
+from cluster.address_config import HttpSection as HttpSection
 from cluster.auth_config import AdminSection, AuthSection, check_who_may_ask
 from cluster.section import ConfigError as ConfigError
 from cluster.section import Count as Count
@@ -23,7 +25,6 @@ from workers.weights.model_dir import TINY_MODEL
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PoolName = Literal["prefill", "decode", "unified"]
 LabelSelector = dict[str, str]  # labels of Ray nodes, in Ray's own words: a value, "!value", "in(a, b)" or "!in(a, b)"
-HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # Serve's replicas listen where its proxy does
 
 
 def whole_above_one(num_gpus: float) -> float:
@@ -38,22 +39,6 @@ GpuCount = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(who
 
 class DeployError(Exception):
     """A replica could not start; the message holds Serve's account of it."""
-
-
-class HttpSection(Section):
-    """Where the API listens, and what listens there."""
-
-    host: str = "127.0.0.1"
-    port: Port = 8000
-    proxy: Literal["haproxy", "serve"] = "haproxy"
-    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-
-
-class GrpcSection(Section):
-    """Where the gRPC API listens; without a port nowhere, without a host where the HTTP API does."""
-
-    host: str | None = None
-    port: Port | None = None
 
 
 class EngineSection(Section):
@@ -272,15 +257,6 @@ def check_devices(config: ClusterConfig) -> None:
             raise ConfigError(f"pools.{name}.num_gpus is {pool.num_gpus:g}, but engine.device is cpu; drop one of them")
         if device == "cuda" and pool.num_gpus == 0:
             raise ConfigError(f"pools.{name}.num_gpus is 0, but engine.device is cuda; take auto to mix CPUs and GPUs")
-
-
-def check_proxy(http: HttpSection) -> None:
-    """Raise ConfigError where HAProxy would listen and not reach the ingress replicas."""
-    if http.proxy == "haproxy" and http.host not in HAPROXY_HOSTS:
-        raise ConfigError(
-            f"http.host is {http.host!r}, but HAProxy reaches the ingress at 127.0.0.1 only; "
-            f"take one of {', '.join(HAPROXY_HOSTS)}, or set http.proxy to serve"
-        )
 
 
 def check_ports(config: ClusterConfig) -> None:
