@@ -10,6 +10,7 @@ from cluster.tools.bodies import CallBody, CallId
 
 MAX_NAME = 512
 MAX_CALLS = 128
+MAX_PARTS = 2048
 
 
 def list_or_one(value: Any) -> str:
@@ -35,7 +36,7 @@ class TextPart(BaseModel):
         return values
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1)]
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
 Content = Annotated[Annotated[str, Tag("one")] | Annotated[Parts, Tag("several")], Discriminator(list_or_one)]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Self, cast
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -37,6 +38,13 @@ def prompt_kind(value: Any) -> str:
     return "texts" if isinstance(first, str) else "token lists" if isinstance(first, list) else "tokens"
 
 
+def few_keys(value: Any) -> Any:
+    """Before each is looked at: pydantic counts last, and keeps an error for every key that is wrong."""
+    if isinstance(value, dict) and len(value) > MAX_LISTED_TOKENS:
+        raise PydanticCustomError("too_long", f"an object may have at most {MAX_LISTED_TOKENS} keys here")
+    return value
+
+
 SessionName = Annotated[str, Field(max_length=512)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 StopStrings = Annotated[list[StopString], Field(max_length=4)]
@@ -45,7 +53,7 @@ Penalty = Annotated[float | None, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 TokenName = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Count = Annotated[int | None, Field(ge=1, le=MAX_INT)]
 Text = Annotated[str, Field(min_length=1)]
 Prompt = Annotated[
@@ -96,7 +104,9 @@ class GenerationBody(BaseModel):
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     repetition_penalty: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    logit_bias: Annotated[dict[TokenName, Bias] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
+    logit_bias: Annotated[
+        dict[TokenName, Bias] | None, Field(max_length=MAX_LISTED_TOKENS), BeforeValidator(few_keys)
+    ] = None
     min_p: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = None
     min_tokens: Annotated[int | None, Field(ge=0, le=MAX_INT)] = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_LISTED_TOKENS)] = None
@@ -106,7 +116,7 @@ class GenerationBody(BaseModel):
     user: SessionName | None = None
     prompt_cache_key: SessionName | None = None
     safety_identifier: SessionName | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16), BeforeValidator(few_keys)] = None
     cache_salt: Annotated[str | None, Field(pattern=r"^[\x21-\x7e]{1,256}$")] = None
     _ignored: tuple[str, ...] = ()
 

@@ -39,7 +39,7 @@ async def read_body(request: Request) -> bytes:
     known."""
     check_content_type(request.headers.get("content-type"))
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
         raise too_large()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

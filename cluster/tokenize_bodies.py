@@ -32,4 +32,4 @@ class DetokenizeBody(BaseModel):
 
     model_config = ConfigDict(strict=True)
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
