@@ -9,15 +9,31 @@ from pydantic_core import PydanticCustomError
 Unsupported = dict[str, tuple[Any, ...]]  # by name, the values that ask for nothing
 
 EVERYWHERE: Unsupported = {
+    "allowed_token_ids": (None,),
+    "bad_words": (None, []),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "include_stop_str_in_output": (None, False),
+    "length_penalty": (None, 1, 1.0),
+    "logits_processors": (None, []),
     "prompt_embeds": (None,),
+    "prompt_logprobs": (None,),
     "service_tier": (None, "auto", "default"),
+    "skip_special_tokens": (None, True),
     "structured_outputs": (None,),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
 }
 COMPLETION_ONLY: Unsupported = {"suffix": (None, "")}
 CHAT_ONLY: Unsupported = {
+    "add_generation_prompt": (None, True),
     "audio": (None,),
     "chat_template": (None,),
     "chat_template_kwargs": (None, {}),
+    "continue_final_message": (None, False),
+    "documents": (None, []),
     "function_call": (None, "none"),
     "functions": (None, []),
     "modalities": (None, [], ["text"]),

@@ -70,6 +70,8 @@ def message(**fields: Any) -> tuple[type[GenerationBody], Any]:
         (chat(response_format={"type": "xml"}), "response_format", "invalid_value"),
         (chat(response_format={"type": "json_object"}), "response_format", "unsupported_parameter"),
         (chat(store=True), "store", "unsupported_parameter"),
+        (chat(continue_final_message=True), "continue_final_message", "unsupported_parameter"),
+        (text(use_beam_search=True), "use_beam_search", "unsupported_parameter"),
         ((ChatBody, []), None, None),
         ((ChatBody, {"messages": 1}), "model", "missing_required_parameter"),
     ],
@@ -88,7 +90,9 @@ def test_a_field_at_fault_is_named(
     [
         chat(store=False, modalities=["text"], response_format={"type": "text"}, tools=[], service_tier="auto"),
         chat(max_tokens=3, max_completion_tokens=3, reasoning_effort="none", function_call="none"),
-        text(suffix=None, stream=None, metadata={"a": "b"}, safety_identifier="x", stop=[], top_k=-1),
+        text(
+            suffix=None, stream=None, metadata={"a": "b"}, safety_identifier="x", stop=[], top_k=-1, length_penalty=1.0
+        ),
     ],
 )
 def test_what_asks_for_nothing_is_accepted(asked: tuple[type[GenerationBody], Any]) -> None:
