@@ -21,7 +21,7 @@ def add_quantize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search",
         choices=("minmax", "mse", "percentile", "kl"),
-        help="how the range of a group is found (minmax; mse for awq)",
+        help="how the range of a group is found (mse for gptq and awq, minmax for the others)",
     )
     parser.set_defaults(command=run_quantize)
 

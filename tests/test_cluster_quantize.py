@@ -18,12 +18,13 @@ from tests.families import save_random_model
 from tests.helpers import edit_json, save_random_llama
 from workers.config import WeightConfig
 from workers.llm import LLM
-from workers.perplexity import load_decoder, predict
+from workers.perplexity import all_logits, load_decoder, predict
 from workers.text_file import read_text_file
 from workers.tokenizer import Tokenizer
 from workers.weights.manifest import read_manifest, verify_manifest
 from workers.weights.model_dir import TINY_MODEL
 
+FLOAT = WeightConfig(quantization="none", dtype="float32", numerics="fast", device="cpu")
 CALIBRATION = TINY_MODEL / "calibration.txt.xz"
 
 
@@ -84,6 +85,21 @@ def test_the_manifest_says_what_was_done(tmp_path: Path, small_model: Path, shor
     assert making.calibration.bytes == short_text.stat().st_size
     assert making.calibration.tokens == len(Tokenizer(small_model).encode(short_text.read_text("utf-8")))
     assert set(manifest.files) == {path.name for path in (tmp_path / "awq").iterdir()} - {"manifest.json"}
+
+
+def test_transformers_compute_the_same_with_what_was_written(
+    tmp_path: Path, small_model: Path, short_text: Path
+) -> None:
+    """Symmetric, for it makes room for zero points in another shape than its own library stores them in."""
+    from transformers import LlamaForCausalLM
+
+    options = ("--symmetric", "--group-size", "32", "--calibration", short_text)
+    assert quantize(small_model, tmp_path / "model", "--method", "awq", *options) == 0
+    tokens = torch.arange(5, 105)
+    with torch.inference_mode():
+        theirs = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)(tokens[None]).logits[0]
+        ours = all_logits(load_decoder(tmp_path / "model", FLOAT), tokens)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -174,8 +190,7 @@ def test_eight_bits_are_nearly_the_floats(method: str, tmp_path: Path, small_mod
         options += ["--calibration", str(short_text)]
     assert quantize(small_model, tmp_path / "model", *options) == 0
     tokens = list(range(3, 150))
-    floats = WeightConfig(quantization="none", dtype="float32", numerics="fast", device="cpu")
-    nats = [predict(load_decoder(path, floats), tokens, 1).nats for path in (small_model, tmp_path / "model")]
+    nats = [predict(load_decoder(path, FLOAT), tokens, 1).nats for path in (small_model, tmp_path / "model")]
     assert nats[1] == pytest.approx(nats[0], rel=0.01)
 
 

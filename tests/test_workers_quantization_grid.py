@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernels.int4 import quantize, unpack_nibbles
 from workers.quantization.grid import Grid, Scheme
 from workers.quantization.options import Granularity, Search
-from workers.quantization.ranges import SHRINKS, fit_grid
+from workers.quantization.ranges import OUTLIERS, SHRINKS, fit_grid, percentile_range
 from workers.quantization.weight_histogram import divergence_of_clipping, weight_histogram
 
 GROUP = 16
@@ -111,10 +111,11 @@ def test_a_percentile_leaves_out_what_is_far_away() -> None:
     assert (grid.scales * 255 < 2.1).all()
 
 
-def test_few_weights_have_no_outliers() -> None:
-    weight = torch.tensor([[1.0, -2.0]])
-    grid = fit_grid(weight, Scheme(8, symmetric=False), "group", 2, "percentile")
-    torch.testing.assert_close(grid.nearest(weight), weight, atol=0.01, rtol=0)
+@given(st.integers(0, 2**31), st.sampled_from([2, 16, 400, 1000]))
+def test_the_range_without_outliers_is_torchs_quantile(seed: int, size: int) -> None:
+    units = torch.randn(3, 2, size, generator=torch.Generator().manual_seed(seed))
+    expected = [torch.quantile(units, share, dim=-1) for share in (OUTLIERS, 1 - OUTLIERS)]
+    torch.testing.assert_close(list(percentile_range(units)), expected)
 
 
 def test_the_distribution_says_whether_to_clip() -> None:

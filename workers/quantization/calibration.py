@@ -12,8 +12,8 @@ from workers.tokenizer import Tokenizer
 from workers.validation import RequestError
 from workers.weights.manifest import Calibration
 
-CONTEXT = 2048  # tokens of a text at most
-MIN_TOKENS, MAX_TOKENS = 512, 64 * CONTEXT
+CONTEXT = 512  # tokens of a text at most: attention to more takes most of the time and tells the matrices little new
+MIN_TOKENS, MAX_TOKENS = 512, 256 * CONTEXT
 MAX_CHARACTERS = 16 * MAX_TOKENS  # that are tokenised: more than so many tokens have in any language
 
 

@@ -65,7 +65,8 @@ def choose_options(
     search: Search | None = None,
 ) -> QuantizeOptions:
     """Options with what was not said chosen by the method: int8 is symmetric with a scale for each output channel, the
-    others have 4 bits in asymmetric groups of 128. Raises RequestError for values that cannot be.
+    others have 4 bits in asymmetric groups of 128, with the range of the least error where inputs are known. Raises
+    RequestError for values that cannot be.
     """
     int8 = method == "int8"
     if granularity is None:
@@ -80,5 +81,5 @@ def choose_options(
         granularity=granularity,
         group_size=group_size,
         symmetric=symmetric if symmetric is not None else int8,
-        search=search or ("mse" if method == "awq" else "minmax"),
+        search=search or ("mse" if method in CALIBRATED else "minmax"),
     )

@@ -55,10 +55,15 @@ def full_range(units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def percentile_range(units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Without a share of `OUTLIERS` at each end, rounded up to whole weights; of a few weights none is left out."""
+    """Without `OUTLIERS` at each end, between two weights where that is no whole number of them.
+
+    `torch.quantile` takes no more than 16 million weights.
+    """
     size = units.shape[-1]
-    left_out = min(-int(-OUTLIERS * size // 1), (size - 1) // 2)
-    return units.kthvalue(left_out + 1)[0], units.kthvalue(size - left_out)[0]
+    whole, part = divmod(OUTLIERS * (size - 1), 1)
+    least, next_least = (units.kthvalue(min(int(whole) + place, size))[0] for place in (1, 2))
+    largest, next_largest = (units.kthvalue(max(size - int(whole) - place, 1))[0] for place in (0, 1))
+    return torch.lerp(least, next_least, part), torch.lerp(largest, next_largest, part)
 
 
 def least_squares(
