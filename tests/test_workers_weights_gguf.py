@@ -232,6 +232,13 @@ def test_a_feature_that_is_not_served_is_named(
         spec_of(llama_dir, tmp_path, **metadata)
 
 
+def test_heads_that_are_rotated_in_part_are_refused(gguf_path: Path) -> None:
+    key = b"llama.rope.dimension_count" + struct.pack("<I", 4)
+    edit_gguf(gguf_path, replace(key + struct.pack("<I", 64), key + struct.pack("<I", 32)))
+    with pytest.raises(ModelError, match=r"m\.gguf: llama\.rope\.dimension_count is 32, but heads have 64"):
+        read_spec(gguf_path)
+
+
 def test_divided_frequencies_are_those_of_llama_3(llama_dir: Path, tmp_path: Path) -> None:
     """llama.cpp's converter writes Llama 3.1's scaling as one divisor for each frequency."""
     rope = Llama3Rope(10000.0, 8.0, 1.0, 4.0, 64)

@@ -121,6 +121,24 @@ def test_logits_are_those_of_the_dequantised_model(pair: tuple[Path, Path]) -> N
     torch.testing.assert_close(found, expected, rtol=0, atol=0.03 * scale)
 
 
+def in_symmetric_groups(weight: torch.Tensor) -> Quantized:
+    """8 stands for zero in every group."""
+    groups = weight.view(len(weight), -1, GROUP_SIZE)
+    scales = (groups.abs().amax(-1) / 7).half()
+    values = ((groups / scales.float()[..., None]).round() + 8).clamp(0, 15).view(weight.shape)
+    group_of = torch.arange(weight.shape[1], dtype=torch.int32) // GROUP_SIZE
+    return Quantized(values.to(torch.uint8), scales, torch.full(scales.shape, 8, dtype=torch.uint8), group_of)
+
+
+def test_logits_are_those_that_transformers_reads_from_the_same_files(biased_dir: Path, tmp_path: Path) -> None:
+    """By its own class for compressed-tensors, which in these versions takes symmetric schemes only."""
+    write, config = (lambda matrix: compressed_tensors(matrix, symmetric=True)), compressed_config(symmetric=True)
+    packed, _ = quantize_checkpoint(biased_dir, tmp_path, write, config, in_symmetric_groups)
+    expected = reference_logits(packed)
+    found = logits_of(packed, quantization="int4")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_act_order_leaves_the_fast_path_and_nothing_else_does(untied_dir: Path, tmp_path: Path) -> None:
     for name in ("gptq-act-order", "awq"):
         packed, _ = quantize_checkpoint(untied_dir, tmp_path / name, *FORMATS[name])

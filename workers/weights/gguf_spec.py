@@ -38,6 +38,7 @@ def read_gguf_spec(path: Path) -> ModelSpec:
     header = read_gguf_header(path)
     try:
         spec = spec_from_config(ConfigFields(config_of(header)))
+        check_rotation(header.metadata, spec.head_dim)
         spec = replace(spec, num_tokens=len(header.metadata.get(TOKENS, ())) or spec.num_tokens)
         if ROPE_DIVISORS not in header.tensors:
             return spec
@@ -47,6 +48,13 @@ def read_gguf_spec(path: Path) -> ModelSpec:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{header.file.path}: {error}") from error
+
+
+def check_rotation(metadata: dict[str, Any], head_dim: int) -> None:
+    """Raise ValueError where only a part of each head is rotated."""
+    key = f"{metadata['general.architecture']}.rope.dimension_count"
+    if metadata.get(key, head_dim) != head_dim:
+        raise ValueError(f"{key} is {shown(metadata[key])}, but heads have {head_dim}; whole heads are rotated")
 
 
 def config_of(header: GgufHeader) -> dict[str, Any]:

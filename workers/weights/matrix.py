@@ -12,7 +12,7 @@ from workers.config import WeightConfig
 
 Matrix = torch.Tensor | PackedInt4 | ReorderedInt4
 MAX_GROUP = 128  # the largest that all kernels take
-CHUNK_WEIGHTS = 2**17  # quantised at a time: several float32 copies of them stay in the caches
+CHUNK_WEIGHTS = 2**20  # quantised at a time, by way of several float32 copies of them
 
 
 def to_device(matrix: Matrix, device: torch.device) -> Matrix:
