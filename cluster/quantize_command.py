@@ -1,6 +1,7 @@
 """`raydix quantize`: a checkpoint of floats rounded to 4 or 8 bits."""
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -35,4 +36,8 @@ def run_quantize(options: argparse.Namespace) -> None:
     chosen = choose_options(
         options.method, options.bits, options.granularity, options.group_size, options.symmetric, options.search
     )
-    quantize_model(resolve_model_dir(options.source), options.destination, chosen, options.calibration)
+    try:
+        quantize_model(resolve_model_dir(options.source), options.destination, chosen, options.calibration)
+    except KeyboardInterrupt:
+        print(f"\nraydix: finished layers are kept in {options.destination}; the same command goes on", file=sys.stderr)
+        raise

@@ -164,6 +164,7 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(
 ) -> None:
     destination = tmp_path / "model"
     interrupted(small_model, destination, monkeypatch, "--method", "int8")
+    assert f"finished layers are kept in {destination}" in capsys.readouterr().err
     assert quantize(small_model, destination, "--method", "rtn", "--group-size", "32") == 2
     assert "was begun with another method and options" in capsys.readouterr().err
     (destination / "quantize.partial").write_text("{")
@@ -234,6 +235,23 @@ def test_a_directory_with_something_in_it_is_left_alone(
     assert quantize(small_model, tmp_path, "--method", "int8") == 2
     assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_disk_that_takes_nothing_more_is_named(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert quantize(small_model, tmp_path / "file" / "model", "--method", "int8") == 2
+    assert "model cannot be written: " in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.quantization.unfinished_model.save_file", full_disk)
+        assert quantize(small_model, tmp_path / "model", "--method", "int8") == 2
+    assert "No space left on device; what is finished is kept" in capsys.readouterr().err
+    assert quantize(small_model, tmp_path / "model", "--method", "int8") == 0
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError("No space left on device")
 
 
 def test_what_is_quantised_already_is_refused(

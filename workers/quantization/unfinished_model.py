@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workers.model_error import ModelError
@@ -19,10 +21,22 @@ from workers.weights.shards import INDEX_FILE
 STATE_FILE = "quantize.partial"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise RequestError where a file cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{path} cannot be written: {error}; what is finished is kept, and the same command goes on with it"
+        ) from error
+
+
 class UnfinishedModel:
     """Shards that are finished, with their SHA-256 in `quantize.partial`, and what the checkpoint is made from.
 
-    Each file is written under another name first. What a crash or a full disk makes of a file is found by its digest.
+    Each file is written under another name first. What a crash makes of a file is found by its digest. Whatever writes
+    raises RequestError where the disk does not take it.
     """
 
     def __init__(self, directory: Path, about: Mapping[str, Any], num_shards: int) -> None:
@@ -35,7 +49,8 @@ class UnfinishedModel:
         self._about = dict(about)
         self._names = [f"model-{index + 1:05}-of-{num_shards:05}.safetensors" for index in range(num_shards)]
         self._digests: dict[str, str] = {}
-        directory.mkdir(parents=True, exist_ok=True)
+        with naming(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         if (directory / STATE_FILE).is_file():
             self._keep_good_shards(self._read_state())
         elif any(directory.iterdir()):
@@ -51,9 +66,10 @@ class UnfinishedModel:
         """Write the next shard."""
         name = self._names[self.num_finished]
         partial = self._directory / f"{name}.partial"
-        save_file(dict(tensors), partial, metadata={"format": "pt"})
-        shutil.copymode(self._directory / STATE_FILE, partial)  # save_file lets nobody but the owner read it
-        os.replace(partial, self._directory / name)
+        with naming(partial):
+            save_file(dict(tensors), partial, metadata={"format": "pt"})
+            shutil.copymode(self._directory / STATE_FILE, partial)  # save_file lets nobody but the owner read it
+            os.replace(partial, self._directory / name)
         self._digests[name] = find_file(self._directory, name).sha256()
         self._write_state()
 
@@ -67,8 +83,9 @@ class UnfinishedModel:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a file beside the shards."""
         partial = self._directory / f"{name}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(partial, self._directory / name)
+        with naming(partial):
+            partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+            os.replace(partial, self._directory / name)
 
     def finish(self) -> None:
         """Nothing is to be gone on with any more."""
