@@ -45,7 +45,8 @@ def memory_speed(group_size: int, *, int8_rows: bool) -> MemorySpeed:
 def random_linear(group_size: int, *, int8_rows: bool) -> FusedLinear:
     nibbles = torch.randint(0, 256, (SIZE, SIZE // 2), dtype=torch.uint8)
     groups = (SIZE, SIZE // group_size)
-    packed = PackedInt4(nibbles, torch.rand(groups) + 0.5, torch.full(groups, 8, dtype=torch.uint8), group_size)
+    scales = (torch.rand(groups) + 0.5).half().float()  # as those of a checkpoint: the C++ operator takes no others
+    packed = PackedInt4(nibbles, scales, torch.full(groups, 8, dtype=torch.uint8), group_size)
     if int8_rows and cpu_linear_fits(packed, int8_rows=True):
         return CpuLinear(packed, Fusion(), int8_rows=True)
     return linear(packed, Fusion(), torch.bfloat16, strict=True)

@@ -260,6 +260,14 @@ def test_the_tokenizer_is_in_the_file(llama_dir: Path, tmp_path: Path) -> None:
         assert found.decode(expected.encode(text)) == expected.decode(expected.encode(text))
 
 
+def test_a_decoded_value_that_is_no_number_is_named(gguf_path: Path) -> None:
+    """The embedding is Q4_0 too, and decoded."""
+    offset = read_gguf_header(gguf_path).tensors["token_embd.weight"].offset
+    edit_gguf(gguf_path, lambda data: data.__setitem__(slice(offset, offset + 2), b"\x00\x7c"))
+    with pytest.raises(ModelError, match=r"m\.gguf: token_embd\.weight holds \d+ values that are NaN or infinity"):
+        load(gguf_path)
+
+
 def test_a_file_is_found_by_name_or_alone_in_its_directory(gguf_path: Path) -> None:
     assert resolve_model_dir(str(gguf_path)) == gguf_path
     assert resolve_model_dir(str(gguf_path.parent)) == gguf_path

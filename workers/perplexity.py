@@ -12,11 +12,11 @@ from kernels.attention_inputs import StepTensors
 from workers.config import WeightConfig
 from workers.engine.attention_metadata import AttentionMetadata
 from workers.models.decoder import Decoder
-from workers.models.spec import ModelSpec, read_model_spec
+from workers.models.spec import ModelSpec
 from workers.validation import RequestError
 from workers.weights.loader import WeightLoader
 from workers.weights.manifest import verify_manifest
-from workers.weights.open_checkpoint import open_checkpoint
+from workers.weights.open_checkpoint import open_checkpoint, read_spec
 
 MAX_CONTEXT = 2048  # tokens that a window has at most: what published figures are measured with
 
@@ -52,7 +52,7 @@ def load_decoder(model_dir: Path, config: WeightConfig | None = None) -> Decoder
     Raises ModelError where the directory holds no model that can be served.
     """
     verify_manifest(model_dir)
-    spec = read_model_spec(model_dir)
+    spec = read_spec(model_dir)
     checkpoint = open_checkpoint(model_dir, spec)
     if config is None:
         config = WeightConfig(quantization="int4" if checkpoint.keeps_floats else "none", device="cpu")

@@ -1,5 +1,6 @@
 """Tensors of a GGUF file: Q4_0 as it is, everything else decoded to floats by the `gguf` package."""
 
+import numpy as np
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
@@ -29,8 +30,9 @@ def read_tensor(header: GgufHeader, name: str, shape: tuple[int, ...]) -> torch.
         rows = data.view(*shape[:-1], -1).numpy()
         step = max(1, CHUNK_VALUES // shape[-1])
         floats = torch.empty(shape)
-        for row in range(0, len(rows), step):
-            floats[row : row + step] = torch.from_numpy(dequantize(rows[row : row + step], kind))
+        with np.errstate(all="ignore"):  # a scale that is no number is found below, with a name to it
+            for row in range(0, len(rows), step):
+                floats[row : row + step] = torch.from_numpy(dequantize(rows[row : row + step], kind))
     check_values(f"{header.file.path}: {name}", floats, may_be_zero=name.endswith(".bias"))
     return floats
 
