@@ -95,6 +95,7 @@ class Server:
 
     def end(self) -> None:
         """However it is."""
+        self.client.close()
         self.interrupt()
         for pid in living_in(self.directory):
             os.kill(pid, signal.SIGKILL)
