@@ -114,31 +114,33 @@ class ModelQuantizer:
         }
 
     def _quantize_layers(self) -> None:
-        num_layers, done = self._model.spec.num_layers, self._unfinished.num_finished
-        hidden = self._embedded()
+        done, hidden = self._unfinished.num_finished, self._embedded()
         if done:
             self._unfinished.write_index()  # for what is read back
-        for index in tqdm(range(num_layers), "Quantising", unit="layer", disable=None):
-            if index >= done:
-                layer = self._quantize_layer(index, hidden)
-                self._unfinished.add(stored_layer(index, layer, self._model.dtype))
-                tensors = layer.tensors
-            elif hidden:
-                tensors = self._read_back(index)
-            for text in range(len(hidden)) if index + 1 < num_layers else ():
-                hidden[text] = self._float_layer(index, tensors)(hidden[text])
+        layers = range(0 if hidden else done, self._model.spec.num_layers)
+        for index in tqdm(layers, "Quantising", unit="layer", disable=None):  # none where stderr is no terminal
+            tensors = self._read_back(index) if index < done else self._quantize_layer(index, hidden)
+            layer = self._float_layer(index, tensors)
+            for text, rows in enumerate(hidden):
+                hidden[text] = layer(rows)
 
-    def _quantize_layer(self, index: int, hidden: list[torch.Tensor]) -> QuantizedLayer:
+    def _quantize_layer(self, index: int, hidden: list[torch.Tensor]) -> Tensors:
+        """Quantise a layer and write it; what has become of its tensors, float32."""
         tensors = self._model.layer(index)
+        layer = self._quantize(tensors, self._observe(index, tensors, hidden))
+        self._unfinished.add(stored_layer(index, layer, self._model.dtype))
+        return layer.tensors
+
+    def _observe(self, index: int, tensors: Tensors, hidden: list[torch.Tensor]) -> dict[str, InputStatistics]:
+        """What a layer's matrices are multiplied with; nothing where there is no text."""
         if not hidden:
-            return self._quantize(tensors, {})
-        statistics = {
-            inputs: InputStatistics(tensors[f"{names[0]}.weight"].shape[1]) for inputs, names in SHARED_INPUTS.items()
-        }
+            return {}
+        sizes = {inputs: tensors[f"{names[0]}.weight"].shape[1] for inputs, names in SHARED_INPUTS.items()}
+        statistics = {inputs: InputStatistics(size) for inputs, size in sizes.items()}
         layer = self._float_layer(index, tensors)
         for text in hidden:
             layer(text, lambda inputs, rows: statistics[inputs].add(rows))
-        return self._quantize(tensors, statistics)
+        return statistics
 
     def _embedded(self) -> list[torch.Tensor]:
         """The residual streams of the calibration texts before the first layer."""
