@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable
 
 from bench.timing import alternate, machine, spread
-from cluster import metric_names as names
-from cluster.metrics import RaySink
-from cluster.request_metrics import RequestTimer
-from cluster.worker_metrics import WorkerMetrics
+from cluster.telemetry import metric_names as names
+from cluster.telemetry.ray_metrics import RaySink
+from cluster.telemetry.request_metrics import RequestTimer
+from cluster.telemetry.worker_metrics import WorkerMetrics
 from workers.engine.stats import EngineCounts
 from workers.load import WorkerLoad
 

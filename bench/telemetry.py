@@ -20,17 +20,17 @@ from ray.serve._private.logging_utils import configure_component_logger
 from ray.serve.schema import LoggingConfig
 
 from bench.timing import alternate, machine, spread
-from cluster.access_log import access_logger, tell
-from cluster.batch import Batch
-from cluster.completion import Completion
-from cluster.exchange import Exchange
-from cluster.journey import Journey
-from cluster.leg import Leg
-from cluster.metrics import RaySink
-from cluster.protocol import CompletionBody
-from cluster.request_metrics import RequestTimer
-from cluster.telemetry import LogsSection
-from cluster.tracing import Tracer
+from cluster.api.protocol import CompletionBody
+from cluster.door.batch import Batch
+from cluster.door.completion import Completion
+from cluster.door.journey import Journey
+from cluster.door.leg import Leg
+from cluster.telemetry.access_log import access_logger, tell
+from cluster.telemetry.config import LogsSection
+from cluster.telemetry.exchange import Exchange
+from cluster.telemetry.ray_metrics import RaySink
+from cluster.telemetry.request_metrics import RequestTimer
+from cluster.telemetry.tracing import Tracer
 from workers.request import Beat, GenerationRequest, RequestOutput, SamplingParams, WorkerTimes
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL

@@ -7,11 +7,11 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from cluster.auth_config import check_who_may_ask
+from cluster.access.auth_config import check_who_may_ask
 from cluster.autoscaling import autoscaling_config
 from cluster.config import ClusterConfig, LabelSelector, PoolName, parse_config
 from cluster.deployments import DecodeReplica, PrefillReplica
-from cluster.frontend_settings import FrontendSettings
+from cluster.door.frontend_settings import FrontendSettings
 from cluster.ingress import IngressReplica
 from cluster.placement import Placement, cluster_gpus, place
 from cluster.request_router import RadixRequestRouter
@@ -24,7 +24,7 @@ from workers.weights.open_checkpoint import read_spec
 ROUTING_STATS_PERIOD_S = 1.0
 ROOM_TO_REFUSE = 1024  # requests that a front door may be busy refusing, or answering without a worker
 # Serve replaces a replica that failed three checks in a row, or whose process has gone: after some 7 s and 1 s. No
-# request waits for that (cluster/journey.py).
+# request waits for that (cluster/door/journey.py).
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 1.0, 2.0
 DRAIN_LOOP_S = 0.2
 
@@ -91,8 +91,8 @@ def bind_ingress(
 ) -> serve.Application:
     """The front doors, which hold a handle to each pool.
 
-    Each refuses what is too much itself (`cluster.admission`), so Serve must let it through: Serve's own refusal is a
-    line of text, and what it queues has been promised nothing.
+    Each refuses what is too much itself (`cluster.door.admission`), so Serve must let it through: Serve's own refusal
+    is a line of text, and what it queues has been promised nothing.
     """
     deployment = serve.deployment(
         IngressReplica,

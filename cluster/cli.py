@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cluster.export_command import add_export_options
-from cluster.inspect_command import add_inspect_options
-from cluster.keys_command import add_keys_options
-from cluster.load_command import JobError, add_loadtest_options
+from cluster.commands.export import add_export_options
+from cluster.commands.inspect import add_inspect_options
+from cluster.commands.keys import add_keys_options
+from cluster.commands.loadtest import JobError, add_loadtest_options
+from cluster.commands.perplexity import add_perplexity_options
+from cluster.commands.quantize import add_quantize_options
 from cluster.loadtest.settings import SettingsError
-from cluster.perplexity_command import add_perplexity_options
-from cluster.quantize_command import add_quantize_options
 from workers.models.spec import ModelError
 from workers.request import RequestError
 
@@ -31,8 +31,8 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    from cluster.commands.status import StatusError
     from cluster.config import ConfigError, DeployError
-    from cluster.status import StatusError
 
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
@@ -111,7 +111,7 @@ def run_serve(options: argparse.Namespace) -> None:
 
 def run_status(options: argparse.Namespace) -> None:
     """`raydix status`."""
-    from cluster.status_screen import show
+    from cluster.commands.status_screen import show
 
     show(options.metrics)
 

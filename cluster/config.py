@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from cluster.access.auth_config import AdminSection, AuthSection, check_who_may_ask
 from cluster.address_config import GrpcSection, check_proxy
 from cluster.address_config import HttpSection as HttpSection
-from cluster.auth_config import AdminSection, AuthSection, check_who_may_ask
 from cluster.section import ConfigError as ConfigError
 from cluster.section import Count as Count
 from cluster.section import Port as Port
 from cluster.section import Section as Section
 from cluster.section import explain
-from cluster.telemetry import LogsSection, TracingSection
+from cluster.telemetry.config import LogsSection, TracingSection
 from router.policies import PolicyName
 from workers.async_worker import STEP_TIMEOUT_S
 from workers.config import CacheConfig, EngineConfig, SchedulerConfig, WeightConfig

@@ -39,9 +39,9 @@ TOO_MANY_HEADERS = {
     "param": None,
     "code": "headers_too_large",
 }
-# What the front doors would refuse anyway (cluster/admission.py), one by one, in Python: at ten times the load that
-# left 0.42 of the peak to those who had been let in. Retries are spread over four seconds. And only what has been read
-# whole before it is passed on can be sent to another door.
+# What the front doors would refuse anyway (cluster/door/admission.py), one by one, in Python: at ten times the load
+# that left 0.42 of the peak to those who had been let in. Retries are spread over four seconds. And only what has been
+# read whole before it is passed on can be sent to another door.
 ADMISSION = """\
     option http-buffer-request
     timeout http-request {timeout_s}s

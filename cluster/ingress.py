@@ -7,31 +7,31 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.access_log import Trace
-from cluster.admin import build_admin_api, serve_on_loopback
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.auth_config import AdminSection, AuthSection
+from cluster.access.admin import build_admin_api, serve_on_loopback
+from cluster.access.auth_config import AdminSection, AuthSection
+from cluster.access.key_file import KeyFile
+from cluster.access.metering import Accounts
+from cluster.api.routes import build_api
 from cluster.config import IngressSection, PoolName
-from cluster.frontend import Frontend
-from cluster.frontend_settings import FrontendSettings
-from cluster.key_file import KeyFile
-from cluster.metering import Accounts
-from cluster.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
-from cluster.metric_sink import Totals
-from cluster.metrics import RaySink, every_second, replica_name
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
+from cluster.door.frontend_settings import FrontendSettings
 from cluster.pools import ServePools
 from cluster.replica_port import keep_on_loopback
-from cluster.request_metrics import announce
 from cluster.rpc.gate import Gate
 from cluster.rpc.server import RpcServer
-from cluster.serve_logging import join_serve_log
-from cluster.telemetry import TracingSection
+from cluster.telemetry.access_log import Trace
+from cluster.telemetry.config import TracingSection
+from cluster.telemetry.metric_names import REFUSED_REQUESTS, RESUMED_REQUESTS
+from cluster.telemetry.metric_sink import Totals
+from cluster.telemetry.ray_metrics import RaySink, every_second, replica_name
+from cluster.telemetry.request_metrics import announce
+from cluster.telemetry.serve_logging import join_serve_log
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import resolve_model_dir
 
 if TYPE_CHECKING:
-    from cluster.tracing import Tracer
+    from cluster.telemetry.tracing import Tracer
 
 POOL = "ingress"  # in metrics
 FLUSH_S = 2.0  # for the last spans
@@ -117,8 +117,8 @@ def local_rank() -> int:
 
 def make_tracer(tracing: TracingSection) -> "Tracer":
     """What makes spans here. Only this loads OpenTelemetry."""
-    from cluster.span_exporter import make_exporter
-    from cluster.tracing import Tracer
+    from cluster.telemetry.span_exporter import make_exporter
+    from cluster.telemetry.tracing import Tracer
 
     return Tracer(make_exporter(tracing.endpoint), tracing.sampling_ratio, replica_name())
 

@@ -17,10 +17,10 @@ import ray
 from ray import serve
 from ray._private import parameter
 
+from cluster.access.tenants import read_tenants
 from cluster.app import build_app
 from cluster.config import ClusterConfig, ConfigError, DeployError
 from cluster.placement import check_enough_gpus, cluster_gpus
-from cluster.tenants import read_tenants
 from workers.engine.build import check_model
 from workers.weights.model_dir import resolve_model_dir
 

@@ -10,9 +10,9 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from cluster.answers import Json
+from cluster.api.answers import Json
 from cluster.config import PoolName
-from cluster.failures import Loss, WorkerLostError
+from cluster.door.failures import Loss, WorkerLostError
 from cluster.kv_transfer import WorkerClient
 from cluster.request_router import routing_request
 from cluster.route_question import RouteQuestion
@@ -27,7 +27,7 @@ LEFT_TIMEOUT_S = 1.0  # well below `journey.STALL_S`: a pool whose last worker h
 
 
 class ServePools:
-    """The pools as a request sees them (`cluster.journey.Workers`). Lives on one event loop.
+    """The pools as a request sees them (`cluster.door.journey.Workers`). Lives on one event loop.
 
     Args:
         pools: handles by the name of the pool: "prefill" and "decode", or "unified" alone.

@@ -12,9 +12,9 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from cluster.config import PoolName
 from cluster.event_relay import EventFollower
-from cluster.metrics import RaySink, every_second, replica_name
 from cluster.route_question import RouteQuestion
-from cluster.router_metrics import RouterMetrics
+from cluster.telemetry.ray_metrics import RaySink, every_second, replica_name
+from cluster.telemetry.router_metrics import RouterMetrics
 from radix.prefix_index import PrefixIndex
 from router.cost import DecodeCost, PrefillCost
 from router.expected import ExpectedPrefixes

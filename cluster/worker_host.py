@@ -11,11 +11,11 @@ import torch
 
 from cluster.event_relay import EventPublisher
 from cluster.kv_transfer import ABORT, RESET
-from cluster.metrics import RaySink, replica_name
 from cluster.replica_port import keep_on_loopback
 from cluster.request_router import EVENTS_STAT, LOAD_STAT
-from cluster.serve_logging import join_serve_log
-from cluster.worker_metrics import WorkerMetrics
+from cluster.telemetry.ray_metrics import RaySink, replica_name
+from cluster.telemetry.serve_logging import join_serve_log
+from cluster.telemetry.worker_metrics import WorkerMetrics
 from cluster.worker_server import Context, WorkerServer
 from radix.event_batch import EventBatch
 from workers.async_worker import AsyncWorker, Worker

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.request_body import MAX_BODY_BYTES
+from cluster.api.request_body import MAX_BODY_BYTES
 
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}

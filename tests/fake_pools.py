@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from cluster.answers import Json
-from cluster.frontend_settings import FrontendSettings
+from cluster.api.answers import Json
+from cluster.door.frontend_settings import FrontendSettings
 from cluster.route_question import RouteQuestion
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestOutput

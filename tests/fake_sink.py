@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from cluster.metric_names import Kind, Metric
+from cluster.telemetry.metric_names import Kind, Metric
 
 
 class FakeSink:

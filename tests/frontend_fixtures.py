@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.frontend import Frontend
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from tests.fake_pools import LIMIT, SETTINGS, FakePools
 from tests.fake_sink import FakeSink
 from workers.tokenizer import Tokenizer

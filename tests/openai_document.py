@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 
-from cluster.unsupported import CHAT_ONLY, COMPLETION_ONLY
+from cluster.api.unsupported import CHAT_ONLY, COMPLETION_ONLY
 from tests.server import REPOSITORY
 
 DOCUMENT = REPOSITORY.parent / "shared" / "data" / "openai" / "openapi.json"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.failures import Loss
-from cluster.journey import Journey
+from cluster.door.failures import Loss
+from cluster.door.journey import Journey
 from router.router import Router
 from tests.pool_simulation_door import Door
 from workers.engine.engine import Engine

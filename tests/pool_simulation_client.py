@@ -5,8 +5,8 @@ import random
 from contextlib import aclosing
 from dataclasses import replace
 
-from cluster.failures import Loss, NoWorkerError, QuarantinedError, TimeIsOverError, WorkerLostError, digest
-from cluster.journey import MAX_RETRY_S, Journey
+from cluster.door.failures import Loss, NoWorkerError, QuarantinedError, TimeIsOverError, WorkerLostError, digest
+from cluster.door.journey import MAX_RETRY_S, Journey
 from radix.block_hash import token_bytes
 from tests.helpers import request_of
 from tests.pool_simulation_door import Door

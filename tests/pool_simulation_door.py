@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, get_args
 
-from cluster.failures import Loss, RequestFailures, WorkerLostError
+from cluster.door.failures import Loss, RequestFailures, WorkerLostError
 from radix.event_batch import EventBatch
 from radix.event_receiver import EventReceiver
 from radix.prefix_index import PrefixIndex
@@ -70,7 +70,7 @@ class PoolView:
 
 
 class Door:
-    """The pools as the requests of one front door see them (`cluster.journey.Workers`).
+    """The pools as the requests of one front door see them (`cluster.door.journey.Workers`).
 
     Attributes:
         num_deaths: that each request was told of.

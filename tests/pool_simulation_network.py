@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from cluster.failures import Loss, WorkerLostError
+from cluster.door.failures import Loss, WorkerLostError
 from tests.pool_simulation_world import World
 from workers.async_worker import RequestAbortedError, WorkerDiedError
 

@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.frontend import Frontend
+from cluster.access.tenants import Tenants, make_entry
+from cluster.door.frontend import Frontend
 from cluster.rpc import raydix_v1_pb2 as pb
 from cluster.rpc.gate import Gate
 from cluster.rpc.server import RpcServer
 from cluster.rpc.service import SERVICE
-from cluster.tenants import Tenants, make_entry
 
 KEY = "a-key"
 ENTRY = make_entry("t", hashlib.sha256(KEY.encode()).hexdigest())

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from cluster.admission import Admission
-from cluster.frontend import Frontend
-from cluster.metering import Accounts
+from cluster.access.metering import Accounts
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from cluster.rpc.gate import Gate
 from tests.fake_pools import SETTINGS, FakePools
 from tests.fake_sink import FakeSink

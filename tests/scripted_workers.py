@@ -1,4 +1,4 @@
-"""Workers for `cluster.journey.Journey` to which befalls what a test says, and which remember what they were told."""
+"""Workers for a `Journey` to which befalls what a test says, and which remember what they were told."""
 
 import asyncio
 from collections import deque
@@ -7,9 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cluster.answers import Json
-from cluster.failures import Loss, RequestFailures, WorkerLostError
-from cluster.journey import Journey
+from cluster.api.answers import Json
+from cluster.door.failures import Loss, RequestFailures, WorkerLostError
+from cluster.door.journey import Journey
 from cluster.route_question import RouteQuestion
 from workers.pools.kv_handoff import KVTicket, Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestOutput, SamplingParams

@@ -15,7 +15,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.telemetry import LogsSection
+from cluster.telemetry.config import LogsSection
 
 
 def behind_serve(app: ASGIApp) -> ASGIApp:

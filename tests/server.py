@@ -17,7 +17,7 @@ import pytest
 
 from bench.processes import living_in
 from cluster.haproxy import free_ports
-from cluster.prometheus_text import Samples, parse
+from cluster.telemetry.prometheus_text import Samples, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 400

@@ -1,4 +1,4 @@
-"""cluster/access_log.py, exchange.py, serve_logging.py: one line for each request, under the id that its client got."""
+"""access_log.py, exchange.py, serve_logging.py: one line for each request, under the id that its client got."""
 
 import asyncio
 import hashlib
@@ -14,13 +14,13 @@ from ray.serve import context
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.failures import Loss
-from cluster.frontend import Frontend
-from cluster.key_file import KeyFile
-from cluster.serve_logging import OUR_LOGGERS, context_of_another_call, join_serve_log
-from cluster.telemetry import LogsSection
+from cluster.access.key_file import KeyFile
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.failures import Loss
+from cluster.door.frontend import Frontend
+from cluster.telemetry.config import LogsSection
+from cluster.telemetry.serve_logging import OUR_LOGGERS, context_of_another_call, join_serve_log
 from tests.fake_pools import CHAT, LIMIT, SCOPE, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from tests.scripted_workers import DECODE, PREFILL, Fate, ScriptedPools
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_a_stream(api: FastAPI, log: ServeLog, pools: FakeP
 def test_a_line_that_cannot_be_written_does_not_fail_the_request(
     client: TestClient, log: ServeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.access_log.line", lambda fields: 1 / 0)
+    monkeypatch.setattr("cluster.telemetry.access_log.line", lambda fields: 1 / 0)
     assert client.get("/v1/models", headers={"x-request-id": "q"}).status_code == 200
     (record,) = log.of_request("q")
     assert "ZeroDivisionError" in record["exc_text"]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.account import MAX_RETRY_AFTER_S, Account
-from cluster.allowance import Meter
-from cluster.errors import ApiError
-from cluster.tenants import Limits
+from cluster.access.account import MAX_RETRY_AFTER_S, Account
+from cluster.access.allowance import Meter
+from cluster.access.tenants import Limits
+from cluster.api.errors import ApiError
 
 
 class Clock:

@@ -10,10 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cluster.admin import build_admin_api, serve_on_loopback
-from cluster.frontend import Frontend
+from cluster.access.admin import build_admin_api, serve_on_loopback
+from cluster.access.key_file import KeyFile
+from cluster.door.frontend import Frontend
 from cluster.haproxy import free_ports
-from cluster.key_file import KeyFile
 from tests.fake_pools import CHAT, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from workers.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ async def asked(port: int) -> bytes:
 
 
 def test_a_port_that_is_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.admin.RETRY_S", 0.01)
+    monkeypatch.setattr("cluster.access.admin.RETRY_S", 0.01)
     (port,) = free_ports(1)
 
     async def waits() -> None:

@@ -1,4 +1,4 @@
-"""cluster/admission.py: slots against a counter, none lost whichever way a request ends, and when to come again."""
+"""admission.py: slots against a counter, none lost whichever way a request ends, and when to come again."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from starlette.types import Message, Receive, Scope, Send
 
-from cluster.admission import MAX_RETRY_AFTER_S, MEMORY_S, Admission, AdmissionMiddleware, is_generation
-from cluster.errors import ApiError
-from cluster.event_stream import EventStreamResponse
+from cluster.api.errors import ApiError
+from cluster.api.event_stream import EventStreamResponse
+from cluster.door.admission import MAX_RETRY_AFTER_S, MEMORY_S, Admission, AdmissionMiddleware, is_generation
 
 POST: Scope = {"type": "http", "method": "POST", "path": "/v1/completions", "asgi": {"spec_version": "2.3"}}
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

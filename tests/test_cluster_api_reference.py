@@ -7,10 +7,10 @@ import pytest
 import schemathesis
 from starlette.testclient import TestClient
 
-from cluster.api_notes import ENDPOINTS, ERRORS, NOTES, SHOWN, SHOWN_BY_DEFAULT
-from cluster.api_reference import lines
-from cluster.protocol import ChatBody, CompletionBody
-from cluster.schema_words import type_of
+from cluster.api.protocol import ChatBody, CompletionBody
+from cluster.api.reference import lines
+from cluster.api.reference_notes import ENDPOINTS, ERRORS, NOTES, SHOWN, SHOWN_BY_DEFAULT
+from cluster.api.schema_words import type_of
 from tests.bad_requests import BAD_REQUESTS
 from tests.test_cluster_routes import API
 
@@ -21,7 +21,7 @@ PARAMETERS = {*ChatBody.model_fields, *CompletionBody.model_fields}
 
 
 def test_the_document_is_up_to_date() -> None:
-    """`python -m cluster.api_reference > docs/api.md` writes it."""
+    """`python -m cluster.api.reference > docs/api.md` writes it."""
     assert (TESTS.parent / "docs" / "api.md").read_text("utf-8") == "\n".join(lines()) + "\n"
 
 

@@ -11,13 +11,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from cluster.admission import Admission
-from cluster.api import build_api
+from cluster.access.auth import OPEN_PATHS
+from cluster.access.key_file import KeyFile
+from cluster.api.routes import build_api
 from cluster.app import build_app_from_args
-from cluster.auth import OPEN_PATHS
 from cluster.config import ConfigError, parse_config
-from cluster.frontend import Frontend
-from cluster.key_file import KeyFile
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from tests.fake_pools import LIMIT, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from workers.tokenizer import Tokenizer

@@ -1,11 +1,11 @@
-"""cluster/best_of.py: the likeliest of several completions."""
+"""cluster/door/best_of.py: the likeliest of several completions."""
 
 import pytest
 
-from cluster.best_of import likeliest
-from cluster.protocol import CompletionBody
-from cluster.text_delta import TextDelta
-from cluster.token_logprobs import DrawnToken, LikelyToken
+from cluster.api.protocol import CompletionBody
+from cluster.api.text_delta import TextDelta
+from cluster.api.token_logprobs import DrawnToken, LikelyToken
+from cluster.door.best_of import likeliest
 
 
 def drawn(text: str, *logprobs: float) -> TextDelta:

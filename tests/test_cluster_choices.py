@@ -1,4 +1,4 @@
-"""cluster/choices.py: several completions of one prompt, read as one stream."""
+"""cluster/door/choices.py: several completions of one prompt, read as one stream."""
 
 import asyncio
 from collections import defaultdict
@@ -9,14 +9,14 @@ from contextvars import ContextVar
 import pytest
 from ray.serve import context
 
-from cluster.answers import Usage
-from cluster.choices import Choices, interleaved
-from cluster.completion import Completion
-from cluster.failures import RequestFailures
-from cluster.frontend import collected, repeated
-from cluster.journey import Journey
-from cluster.request_metrics import RequestTimer
-from cluster.text_delta import TextDelta
+from cluster.api.answers import Usage
+from cluster.api.text_delta import TextDelta
+from cluster.door.choices import Choices, interleaved
+from cluster.door.completion import Completion
+from cluster.door.failures import RequestFailures
+from cluster.door.frontend import collected, repeated
+from cluster.door.journey import Journey
+from cluster.telemetry.request_metrics import RequestTimer
 from tests.fake_sink import FakeSink
 from tests.scripted_workers import TOKENS, Fate, ScriptedWorkers, a_request
 from workers.request import RequestError
@@ -116,7 +116,7 @@ def test_each_choice_has_a_context_of_its_own_and_logs_under_the_requests_id() -
 
 
 def test_a_slow_client_holds_the_streams_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.choices.MAX_WAITING", 4)
+    monkeypatch.setattr("cluster.door.choices.MAX_WAITING", 4)
     given: dict[int, int] = defaultdict(int)
 
     def stream(number: int) -> AsyncGenerator[TextDelta]:

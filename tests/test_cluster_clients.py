@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.frontend import Frontend
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from cluster.haproxy import free_ports
 from tests.fake_pools import SETTINGS, FakePools
 from tests.fake_sink import FakeSink

@@ -1,11 +1,19 @@
-"""cluster/failures.py: who may try again, and who may not come back for a while."""
+"""cluster/door/failures.py: who may try again, and who may not come back for a while."""
 
 from dataclasses import replace
 
 import pytest
 
-from cluster import failures
-from cluster.failures import QUARANTINE_S, RETRY_BURST, RETRY_RATIO, Loss, QuarantinedError, RequestFailures, digest
+from cluster.door import failures
+from cluster.door.failures import (
+    QUARANTINE_S,
+    RETRY_BURST,
+    RETRY_RATIO,
+    Loss,
+    QuarantinedError,
+    RequestFailures,
+    digest,
+)
 from tests.scripted_workers import a_request
 from workers.request import GenerationRequest
 

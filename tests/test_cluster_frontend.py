@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.answers import Json
+from cluster.api.answers import Json
 from tests.fake_pools import CHAT, TEXT, FakePools, events_of
 
 pytest_plugins = ["tests.frontend_fixtures"]

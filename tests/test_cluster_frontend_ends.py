@@ -9,9 +9,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
-from cluster.answers import Json
-from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
+from cluster.api.answers import Json
+from cluster.door.admission import Admission
+from cluster.door.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from tests.fake_pools import CHAT, LIMIT, SCOPE, TEXT, FakePools, events_of
 from workers.request import RequestError
 

@@ -6,11 +6,11 @@ from contextlib import aclosing
 
 import pytest
 
-from cluster import metric_names as names
-from cluster.completion import Completion
-from cluster.failures import RequestFailures
-from cluster.journey import Journey
-from cluster.request_metrics import RequestTimer
+from cluster.door.completion import Completion
+from cluster.door.failures import RequestFailures
+from cluster.door.journey import Journey
+from cluster.telemetry import metric_names as names
+from cluster.telemetry.request_metrics import RequestTimer
 from tests.fake_sink import FakeSink
 from tests.scripted_workers import TOKENS, Fate, ScriptedWorkers, a_request
 from workers.tokenizer import Tokenizer

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.answers import Json
-from cluster.caller import ANYBODY
-from cluster.errors import ApiError
-from cluster.protocol import ChatBody, CompletionBody
-from cluster.request_builder import RequestBuilder
+from cluster.api.answers import Json
+from cluster.api.errors import ApiError
+from cluster.api.protocol import ChatBody, CompletionBody
+from cluster.door.caller import ANYBODY
+from cluster.door.request_builder import RequestBuilder
 from tests.fake_pools import CHAT, SETTINGS, TEXT, FakePools, events_of
 from workers.request import RequestError
 from workers.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""cluster/journey.py: every token once and the same, whatever befalls the workers."""
+"""cluster/door/journey.py: every token once and the same, whatever befalls the workers."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import journey
-from cluster.failures import Loss
+from cluster.door import journey
+from cluster.door.failures import Loss
 from tests.scripted_workers import DECODE, PREFILL, TOKENS, Fate, ScriptedWorkers, outputs_of, tokens_of
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestError

@@ -1,4 +1,4 @@
-"""cluster/journey.py: when a request is given up, and that nobody works on for nobody."""
+"""cluster/door/journey.py: when a request is given up, and that nobody works on for nobody."""
 
 import asyncio
 import time
@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster import failures, journey
-from cluster.failures import Loss, NoWorkerError, QuarantinedError, RequestFailures, TimeIsOverError
-from cluster.journey import Journey
+from cluster.door import failures, journey
+from cluster.door.failures import Loss, NoWorkerError, QuarantinedError, RequestFailures, TimeIsOverError
+from cluster.door.journey import Journey
 from tests.scripted_workers import (
     DECODE,
     PREFILL,

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from cluster.failures import Loss, QuarantinedError, RequestFailures, WorkerLostError
-from cluster.journey import Journey
+from cluster.door.failures import Loss, QuarantinedError, RequestFailures, WorkerLostError
+from cluster.door.journey import Journey
 from workers.pools.kv_handoff import KVTicket, Prefilled
 from workers.request import Beat, FinishReason, GenerationRequest, RequestOutput, SamplingParams
 

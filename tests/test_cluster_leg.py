@@ -1,4 +1,4 @@
-"""cluster/leg.py: what a call to a worker is told to have been doing when."""
+"""cluster/door/leg.py: what a call to a worker is told to have been doing when."""
 
 import itertools
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.failures import Loss
-from cluster.leg import Leg
+from cluster.door.failures import Loss
+from cluster.door.leg import Leg
 from workers.pools.kv_handoff import Prefilled
 from workers.request import Beat, RequestOutput, WorkerTimes
 

@@ -15,12 +15,12 @@ import ray
 from ray._private import parameter
 from ray.job_submission import JobStatus
 
-from cluster import load_job
 from cluster.cli import main
+from cluster.commands import load_job
+from cluster.commands.load_job import finished, job_directory
+from cluster.commands.loadtest import JobError, use_token
 from cluster.config import parse_config
 from cluster.haproxy import free_ports
-from cluster.load_command import JobError, use_token
-from cluster.load_job import finished, job_directory
 from cluster.loadtest.job import BEGIN, END
 from cluster.loadtest.settings import Settings
 from cluster.local import start_ray

@@ -9,13 +9,13 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.frontend import Frontend
-from cluster.key_file import KeyFile
-from cluster.metering import Accounts
-from cluster.metric_names import TENANT_REFUSED_REQUESTS, TENANT_TOKENS
-from cluster.metric_sink import Totals
+from cluster.access.key_file import KeyFile
+from cluster.access.metering import Accounts
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
+from cluster.telemetry.metric_names import TENANT_REFUSED_REQUESTS, TENANT_TOKENS
+from cluster.telemetry.metric_sink import Totals
 from tests.fake_pools import CHAT, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from workers.tokenizer import Tokenizer

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pytest
 from ray.util import metrics
 
-from cluster import metric_names as names
-from cluster.metric_names import METRICS, Kind
-from cluster.metric_sink import Totals
-from cluster.metrics import RaySink, every_second
-from cluster.request_metrics import ABORT, RequestTimer
-from cluster.router_metrics import RouterMetrics
-from cluster.worker_metrics import WorkerMetrics
+from cluster.telemetry import metric_names as names
+from cluster.telemetry.metric_names import METRICS, Kind
+from cluster.telemetry.metric_sink import Totals
+from cluster.telemetry.ray_metrics import RaySink, every_second
+from cluster.telemetry.request_metrics import ABORT, RequestTimer
+from cluster.telemetry.router_metrics import RouterMetrics
+from cluster.telemetry.worker_metrics import WorkerMetrics
 from tests.fake_sink import FakeSink
 from tests.routing import make_router, prompt
 from workers.engine.sequence import KnownFrom
@@ -172,7 +172,7 @@ def test_ray_takes_every_metric_outside_of_a_cluster_too() -> None:
 
 
 def test_recording_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.metrics.RECORD_PERIOD_S", 0.0)
+    monkeypatch.setattr("cluster.telemetry.ray_metrics.RECORD_PERIOD_S", 0.0)
     calls: list[int] = []
 
     def record() -> None:

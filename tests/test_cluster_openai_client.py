@@ -10,8 +10,8 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from cluster.admission import Admission
-from cluster.failures import NoWorkerError
+from cluster.door.admission import Admission
+from cluster.door.failures import NoWorkerError
 from tests.fake_pools import CHAT, LIMIT, TEXT, FakePools
 from tests.served_api import served_api
 

@@ -21,9 +21,9 @@ from schemathesis.specs.openapi.checks import (
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.frontend import Frontend
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from tests.bad_requests import CHAT, CHAT_PATH
 from tests.fake_pools import SETTINGS, FakePools, events_of
 from tests.fake_sink import FakeSink

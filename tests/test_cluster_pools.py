@@ -10,8 +10,9 @@ from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from cluster import journey, pools
-from cluster.failures import Loss, WorkerLostError
+from cluster import pools
+from cluster.door import journey
+from cluster.door.failures import Loss, WorkerLostError
 from cluster.haproxy import free_ports
 from cluster.kv_transfer import RESET
 from cluster.pools import ServePools, loss_of

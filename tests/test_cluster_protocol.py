@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.protocol import ChatBody, CompletionBody
+from cluster.api.protocol import ChatBody, CompletionBody
 from workers.request import RequestError, SamplingParams
 
 TEXT: dict[str, Any] = {"model": "m", "prompt": "x"}

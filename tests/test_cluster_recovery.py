@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from bench.processes import living_in
+from cluster.commands.keys import new_key
 from cluster.haproxy import free_ports
-from cluster.keys_command import new_key
 from tests.server import Server, served
 
 pytestmark = pytest.mark.ray

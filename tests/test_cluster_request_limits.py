@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from cluster.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from cluster.access.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from tests.fake_pools import SCOPE, TEXT, FakePools
 
 pytest_plugins = ["tests.frontend_fixtures"]
@@ -35,7 +35,7 @@ def test_headers_are_few_and_short(client: TestClient, headers: list[tuple[str, 
 def test_a_body_that_does_not_come_is_not_waited_for(
     api: FastAPI, pools: FakePools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.request_body.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("cluster.api.request_body.BODY_TIMEOUT_S", 0.05)
     sent: list[Any] = []
 
     async def receive() -> Any:

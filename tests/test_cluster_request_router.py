@@ -9,7 +9,7 @@ from ray.serve.request_router import PendingRequest
 
 from cluster.request_router import LOAD_STAT, RadixRequestRouter, name_of
 from cluster.route_question import RouteQuestion
-from cluster.router_metrics import RouterMetrics
+from cluster.telemetry.router_metrics import RouterMetrics
 from router.request import RoutingRequest
 from tests.fake_sink import FakeSink
 from workers.load import WorkerLoad

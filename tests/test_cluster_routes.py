@@ -13,13 +13,13 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
-from cluster.admin import build_admin_api
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.auth import OPEN_PATHS
-from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
-from cluster.frontend import Frontend
-from cluster.key_file import KeyFile
+from cluster.access.admin import build_admin_api
+from cluster.access.auth import OPEN_PATHS
+from cluster.access.key_file import KeyFile
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.failures import NoWorkerError, QuarantinedError, TimeIsOverError
+from cluster.door.frontend import Frontend
 from tests.fake_pools import CHAT, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from workers.tokenizer import Tokenizer

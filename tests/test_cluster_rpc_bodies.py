@@ -5,12 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import ApiError
-from cluster.protocol import ChatBody, CompletionBody
+from cluster.api.errors import ApiError
+from cluster.api.protocol import ChatBody, CompletionBody
+from cluster.api.tokenize_bodies import TokenizeBody
+from cluster.api.validation import validated
 from cluster.rpc import raydix_v1_pb2 as pb
 from cluster.rpc.bodies import SAMPLING, body_of, tokenize_body_of
-from cluster.tokenize_bodies import TokenizeBody
-from cluster.validation import validated
 
 COUNTS, NUMBERS = st.integers(0, 300) | st.integers(0, 2**32 - 1), st.floats() | st.floats(-3, 3)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.admission import Admission
-from cluster.choices import ChoiceDelta
-from cluster.failures import NoWorkerError, QuarantinedError, TimeIsOverError
+from cluster.door.admission import Admission
+from cluster.door.choices import ChoiceDelta
+from cluster.door.failures import NoWorkerError, QuarantinedError, TimeIsOverError
 from cluster.rpc import raydix_v1_pb2 as pb
 from cluster.rpc.service import SERVICE
 from tests.fake_pools import LIMIT, FakePools

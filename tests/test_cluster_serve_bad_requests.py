@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.processes import living_in
-from cluster import metric_names as names
+from cluster.telemetry import metric_names as names
 from tests.bad_requests import BAD_REQUESTS, CHAT_PATH, JSON, TEXT, TEXT_PATH, BadRequest
 from tests.server import Server, name_of, served
 

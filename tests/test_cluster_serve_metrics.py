@@ -13,8 +13,8 @@ import openai
 import pytest
 from openai.types import CompletionUsage
 
-from cluster.metric_names import exported_names
-from cluster.prometheus_text import Samples
+from cluster.telemetry.metric_names import exported_names
+from cluster.telemetry.prometheus_text import Samples
 from tests.otlp_collector import Collector, Received, collecting
 from tests.server import Server, served
 

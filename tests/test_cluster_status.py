@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import cluster.status
-from cluster.metric_names import exported_names
-from cluster.prometheus_text import Samples, parse, quantile
-from cluster.status import WINDOW_S, ClusterStatus, DoorFigures, WorkerRow
+import cluster.commands.status
+from cluster.commands.status import WINDOW_S, ClusterStatus, DoorFigures, WorkerRow
+from cluster.telemetry.metric_names import exported_names
+from cluster.telemetry.prometheus_text import Samples, parse, quantile
 from tests.test_metrics_dashboards import unknown
 
 FIRST = "ray_vllm_time_to_first_token_seconds"
@@ -93,6 +93,6 @@ def test_a_quantile_lies_within_its_bucket_and_never_beyond_the_last_bound(part:
 
 def test_it_reads_what_is_exported() -> None:
     """Here and in the code."""
-    source = Path(cluster.status.__file__).read_text("utf-8")
+    source = Path(cluster.commands.status.__file__).read_text("utf-8")
     assert {name for name in unknown(source) if f"{name}_bucket" not in exported_names()} == set()
     assert unknown(text(0, 0, 0, 0)) == set()

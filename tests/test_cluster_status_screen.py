@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from cluster.cli import main
-from cluster.status import DoorFigures, StatusError, WorkerRow
-from cluster.status_screen import addresses, door_line, scrape, worker_table
+from cluster.commands.status import DoorFigures, StatusError, WorkerRow
+from cluster.commands.status_screen import addresses, door_line, scrape, worker_table
 
 
 class MetricsPort(BaseHTTPRequestHandler):

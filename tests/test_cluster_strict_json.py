@@ -1,4 +1,4 @@
-"""cluster/strict_json.py: what a body may spell."""
+"""cluster/api/strict_json.py: what a body may spell."""
 
 import json
 import math
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import ApiError
-from cluster.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
+from cluster.api.errors import ApiError
+from cluster.api.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(

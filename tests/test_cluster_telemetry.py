@@ -1,10 +1,10 @@
-"""cluster/telemetry.py: whether requests are traced, and what Serve is told of logs."""
+"""cluster/telemetry/config.py: whether requests are traced, and what Serve is told of logs."""
 
 import pytest
 from ray.serve.schema import LoggingConfig
 
 from cluster.config import parse_config
-from cluster.telemetry import OTLP_ENDPOINTS, LogsSection, TracingSection
+from cluster.telemetry.config import OTLP_ENDPOINTS, LogsSection, TracingSection
 
 
 def test_nothing_is_traced_until_somebody_says_where_to(monkeypatch: pytest.MonkeyPatch) -> None:

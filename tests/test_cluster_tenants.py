@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.access.key_file import KeyFile
+from cluster.access.tenants import TenantEntry, read_tenants
 from cluster.cli import main
-from cluster.key_file import KeyFile
 from cluster.section import ConfigError
-from cluster.tenants import TenantEntry, read_tenants
 
 ALICE, BOB = "rdx-alice's key", "rdx-bob's schlüssel"
 
@@ -117,7 +117,7 @@ def test_a_file_that_is_the_same_is_not_read_again(tmp_path: Path, monkeypatch: 
     write(path, ("alice", [ALICE]))
     file = KeyFile(path)
     os.chmod(path, 0o600)
-    monkeypatch.setattr("cluster.key_file.read_tenants", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("cluster.access.key_file.read_tenants", lambda path: pytest.fail("read again"))
     file.refresh()
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster.answers import ChatAnswer, TextAnswer, Usage
-from cluster.text_delta import TextDelta
-from cluster.token_logprobs import DrawnToken, LikelyToken, chat_logprobs, drawn_tokens, text_logprobs
+from cluster.api.answers import ChatAnswer, TextAnswer, Usage
+from cluster.api.text_delta import TextDelta
+from cluster.api.token_logprobs import DrawnToken, LikelyToken, chat_logprobs, drawn_tokens, text_logprobs
 from workers.request import FinishReason, RequestOutput, TokenLogprobs
 from workers.tokenizer import Tokenizer
 from workers.weights.model_dir import TINY_MODEL

@@ -10,9 +10,9 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.admission import Admission
-from cluster.api import build_api
-from cluster.frontend import Frontend
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.frontend import Frontend
 from tests.fake_pools import CHAT, SETTINGS, FakePools, events_of
 from tests.fake_sink import FakeSink
 from tests.tool_model import HERMES, LLAMA, tokenizer_with

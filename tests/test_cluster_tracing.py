@@ -1,4 +1,4 @@
-"""cluster/tracing.py, span_exporter.py, span_attributes.py: requests as spans, from the app to a collector."""
+"""tracing.py, span_exporter.py, span_attributes.py: requests as spans, from the app to a collector."""
 
 import ast
 import logging
@@ -11,13 +11,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cluster.admission import Admission
-from cluster.answers import Json
-from cluster.api import build_api
-from cluster.failures import Loss
-from cluster.frontend import Frontend, Pools
-from cluster.span_exporter import make_exporter
-from cluster.tracing import Tracer
+from cluster.api.answers import Json
+from cluster.api.routes import build_api
+from cluster.door.admission import Admission
+from cluster.door.failures import Loss
+from cluster.door.frontend import Frontend, Pools
+from cluster.telemetry.span_exporter import make_exporter
+from cluster.telemetry.tracing import Tracer
 from tests.fake_pools import CHAT, LIMIT, SETTINGS, TEXT, FakePools
 from tests.fake_sink import FakeSink
 from tests.otlp_collector import Collector, collecting
@@ -243,7 +243,7 @@ def test_a_collector_that_is_down_costs_two_lines_in_the_log(
 
 def test_nothing_of_it_is_loaded_where_nothing_is_traced() -> None:
     """No module imports it when it is imported itself, but for the two that are for that."""
-    ours = ("cluster.tracing", "cluster.span_exporter", "opentelemetry")
+    ours = ("cluster.telemetry.tracing", "cluster.telemetry.span_exporter", "opentelemetry")
     files = [path for path in (ROOT / "cluster").rglob("*.py") if path.stem not in ("tracing", "span_exporter")]
     for path in files:
         statements = ast.parse(path.read_text("utf-8")).body

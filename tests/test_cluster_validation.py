@@ -1,13 +1,13 @@
-"""cluster/validation.py: what is wrong with a body, by field and by OpenAI's word for it."""
+"""cluster/api/validation.py: what is wrong with a body, by field and by OpenAI's word for it."""
 
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import ApiError
-from cluster.protocol import ChatBody, CompletionBody, GenerationBody
-from cluster.validation import validated
+from cluster.api.errors import ApiError
+from cluster.api.protocol import ChatBody, CompletionBody, GenerationBody
+from cluster.api.validation import validated
 
 TEXT: dict[str, Any] = {"model": "m", "prompt": "x"}
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

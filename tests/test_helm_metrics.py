@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.metric_names import exported_names
+from cluster.telemetry.metric_names import exported_names
 from tests.helm_chart import CHART, rendered, the
 
 RULES = CHART / "files" / "prometheus-rules.yaml"

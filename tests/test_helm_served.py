@@ -17,8 +17,8 @@ import openai
 import pytest
 
 from bench.processes import living_in
+from cluster.commands.keys import new_key
 from cluster.haproxy import proxy_directory
-from cluster.keys_command import new_key
 from tests.helm_chart import NAMESPACE, RELEASE
 from tests.helm_kinds import check
 from tests.helm_release import Cluster, cluster

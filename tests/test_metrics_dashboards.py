@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.metric_names import METRICS, Kind, exported_names
+from cluster.telemetry.metric_names import METRICS, Kind, exported_names
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "raydix"

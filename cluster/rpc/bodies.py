@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from cluster.protocol import ChatBody, CompletionBody
+from cluster.api.protocol import ChatBody, CompletionBody
+from cluster.api.tokenize_bodies import TokenizeBody
+from cluster.api.validation import validated
 from cluster.rpc.raydix_v1_pb2 import Conversation, GenerateRequest, TokenizeRequest
-from cluster.tokenize_bodies import TokenizeBody
-from cluster.validation import validated
 
 SAMPLING = (
     "max_tokens",

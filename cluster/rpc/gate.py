@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster import metering
-from cluster.admission import Admission, refusal
-from cluster.auth import bearer_key
-from cluster.auth import refusal as unknown_key
-from cluster.caller import SESSION_HEADER, Caller
-from cluster.exchange import Exchange
-from cluster.tenants import Limits, TenantEntry
+from cluster.access import metering
+from cluster.access.auth import bearer_key
+from cluster.access.auth import refusal as unknown_key
+from cluster.access.tenants import Limits, TenantEntry
+from cluster.door.admission import Admission, refusal
+from cluster.door.caller import SESSION_HEADER, Caller
+from cluster.telemetry.exchange import Exchange
 
 OwnerOf = Callable[[bytes], TenantEntry | None]
 Headers = list[tuple[bytes, bytes]]

@@ -5,12 +5,12 @@ from typing import Any
 
 import grpc
 
-from cluster.access_log import tell
-from cluster.errors import ApiError
-from cluster.exchange import Exchange
+from cluster.api.errors import ApiError
 from cluster.rpc.gate import Gate, headers_of
 from cluster.rpc.service import SERVICE, exchange_of
 from cluster.rpc.status import refuse
+from cluster.telemetry.access_log import tell
+from cluster.telemetry.exchange import Exchange
 from cluster.worker_server import Context
 
 OPEN_METHODS = frozenset({f"/{SERVICE}/Health"})  # what probes ask, without a key
@@ -19,7 +19,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without the key of a tenant, as `cluster.auth` does for HTTP."""
+    """Refuses calls without the key of a tenant, as `cluster.access.auth` does for HTTP."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate

@@ -7,13 +7,13 @@ ingress replica behind HAProxy, listens on every interface, whatever `http.host`
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from cluster.access_log import Trace
-from cluster.frontend import Frontend
-from cluster.request_body import MAX_BODY_BYTES
+from cluster.api.request_body import MAX_BODY_BYTES
+from cluster.door.frontend import Frontend
 from cluster.rpc import raydix_v1_pb2 as pb
 from cluster.rpc.gate import Gate
 from cluster.rpc.key_interceptor import KeyInterceptor
 from cluster.rpc.service import SERVICE, GenerationService
+from cluster.telemetry.access_log import Trace
 
 STOP_GRACE_S = 15.0  # for calls in flight; Serve ends a replica that takes longer than 20 s
 OPTIONS = [("grpc.max_receive_message_length", MAX_BODY_BYTES)]

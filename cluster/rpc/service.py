@@ -5,16 +5,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from urllib.parse import quote
 
-from cluster.access_log import Trace, tell
-from cluster.answers import Usage
-from cluster.caller import Caller
-from cluster.choices import ChoiceDelta
-from cluster.exchange import REQUEST_ID, Exchange
-from cluster.frontend import Frontend
+from cluster.api.answers import Usage
+from cluster.door.caller import Caller
+from cluster.door.choices import ChoiceDelta
+from cluster.door.frontend import Frontend
 from cluster.rpc import raydix_v1_pb2 as pb
 from cluster.rpc.bodies import body_of, tokenize_body_of
 from cluster.rpc.gate import Gate, Headers, headers_of
 from cluster.rpc.status import refuse
+from cluster.telemetry.access_log import Trace, tell
+from cluster.telemetry.exchange import REQUEST_ID, Exchange
 from cluster.worker_server import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Generation"].full_name

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 import grpc
 
-from cluster.errors import ApiError
+from cluster.api.errors import ApiError
 from cluster.worker_server import Context
 
 CODES = {

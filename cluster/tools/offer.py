@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import ApiError
+from cluster.api.errors import ApiError
 from cluster.tools.bodies import ToolBody
 from cluster.tools.tool_format import MakeReader, reader_for
 from cluster.tools.tool_text import ToolText

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.text_delta import TextDelta
+from cluster.api.text_delta import TextDelta
 from cluster.tools.tool_call import ToolCall
 from cluster.tools.tool_format import CallReader
 from workers.request import FinishReason

@@ -1,0 +1,1 @@
+"""The commands of `raydix`, a file for each."""

@@ -1,0 +1,1 @@
+"""What is told of requests, workers and routers: metrics, spans, logs."""
