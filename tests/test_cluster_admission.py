@@ -90,6 +90,14 @@ def test_the_more_were_refused_the_later_a_client_is_told_to_come() -> None:
     assert (few.retry_after_s(), many.retry_after_s()) == (2 * MEMORY_S, 5 * MEMORY_S)
 
 
+def test_a_door_that_has_just_opened_has_clients_come_again_soon() -> None:
+    """It has seen none of its many requests end, which does not mean that they take long."""
+    admission = Admission(100, Clock())
+    assert all(admission.enter() for _ in range(100))
+    assert not any(admission.enter() for _ in range(6))
+    assert admission.retry_after_s() == 1
+
+
 def test_where_nothing_ends_any_more_a_client_is_told_the_most() -> None:
     clock = Clock()
     admission = overloaded(clock, num_refused=0)

@@ -44,7 +44,7 @@ class Admission:
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._ended = FadingCount(1, clock())  # before the first has ended, as if one had when the door opened
+        self._ended = FadingCount(limit, clock())  # as if each slot had been left once when the door opened
         self._refused = FadingCount(0, clock())
         self.num_in_flight = 0
         self.num_refused = 0
