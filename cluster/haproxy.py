@@ -6,6 +6,7 @@ a machine into one directory, and statistics and metrics onto fixed ports of eve
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ RECOVERY = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 # A front door that stops closes connections that HAProxy may just have written a request to. It answered nothing, so
 # the request goes to another one; were it only lost on the way back, an answer is computed twice.
 RETRY = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
+QUIET_PORTS = range(20_000, 32_768)  # above those of Ray's workers, below Linux's ephemeral ones
 # Whoever speaks to Ray shows the cluster's token, and all of Ray listens on loopback: Ray has that for systems whose
 # firewalls would ask their users, under this name. And a proxy that is not up within three checks is given up by Serve:
 # of 5 s each, which is not much where everything starts at once on two busy cores.
@@ -102,12 +104,18 @@ def proxy_directory() -> Iterator[Path]:
 
 
 def free_ports(count: int) -> list[int]:
-    """That many different ports of loopback that nobody listens on now."""
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind((LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in sockets]
+    """That many different ports of loopback that nobody listens on now.
+
+    They are bound a while later, so they lie where the kernel takes none for outgoing connections meanwhile.
+    """
+    found: list[int] = []
+    for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            found.append(port)
+    return found
 
 
 def end_processes(directory: Path) -> None:

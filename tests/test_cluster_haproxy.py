@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,6 +142,17 @@ def test_no_haproxy_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch
         pass
 
 
-def test_free_ports_are_different() -> None:
+def test_free_ports_are_different_and_none_that_the_kernel_gives_out() -> None:
+    """One that it does is now and then taken, by a connection, before HAProxy gets to it."""
     ports = free_ports(20)
     assert len(set(ports)) == 20
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ports) < lowest
+
+
+def test_ports_in_use_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = free_ports(2)
+    monkeypatch.setattr("cluster.haproxy.QUIET_PORTS", [first, second])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        assert free_ports(2) == [second]
