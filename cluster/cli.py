@@ -26,6 +26,8 @@ EPILOG = """examples:
   raydix inspect models/tiny --memory 24GiB     what a model takes, and how much KV fits beside it
   raydix generate --prompt 'def main():'        a completion without a server
   raydix generate --temperature 0.8 < draft.py  the prompt from a file
+  raydix quantize SRC DST --calibration text.txt  4 bits a weight by GPTQ (docs/quantisation.md)
+  raydix keys new --tenant alice                an API key (docs/security.md)
 """
 
 
