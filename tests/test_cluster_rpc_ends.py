@@ -87,7 +87,7 @@ def test_a_client_that_does_not_read_holds_up_its_own_stream_and_may_go(
 
     def large(call_id: str, piece: ChoiceDelta) -> Any:
         calls.append(call_id)
-        return pb.GenerateResponse(id=call_id, text=piece.delta.text + "x" * (2**20 if call_id == calls[0] else 0))
+        return pb.GenerateResponse(id=call_id, text=piece.delta.text + "x" * (3 * 2**20 if call_id == calls[0] else 0))
 
     async def use(client: Client) -> None:
         monkeypatch.setattr("cluster.rpc.service.response_of", large)
