@@ -9,6 +9,7 @@ All that Ray prints goes to standard error. It ends with its input.
 import json
 import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -146,6 +147,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends the input
     config = parse_config(json.loads(sys.argv[1]))
     with proxy_environment(config.http, config.ingress.max_ongoing_requests):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # ray.init makes one, nodes of their own do not
         cluster = FaultyCluster(config)
         try:
             obey(cluster, answers)
