@@ -7,10 +7,9 @@ is another thread's work.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 
-from bench.timing import alternate, machine, spread
+from bench.timing import alternate, show_spreads, spread
 from cluster.telemetry import metric_names as names
 from cluster.telemetry.ray_metrics import RaySink
 from cluster.telemetry.request_metrics import RequestTimer
@@ -58,11 +57,7 @@ def main() -> None:
     as_json = parser.parse_args().json
     timed = alternate({name: many(case) for name, case in cases(RaySink("tiny", "decode", "w")).items()}, REPEATS)
     found = {name: spread([total_s / CALLS for total_s in seconds]) for name, seconds in timed.items()}
-    if as_json:
-        print(json.dumps({"us": found, "machine": machine()}))
-        return
-    for name, figures in found.items():
-        print(f"{name:26} {figures['median_us']:8.2f} us  ({figures['min_us']:.2f} to {figures['max_us']:.2f})")
+    show_spreads(found, as_json=as_json)
 
 
 if __name__ == "__main__":

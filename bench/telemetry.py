@@ -8,7 +8,6 @@ same process.
 """
 
 import argparse
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from ray.serve._private.logging_utils import configure_component_logger
 from ray.serve.schema import LoggingConfig
 
-from bench.timing import alternate, machine, spread
+from bench.timing import alternate, show_spreads, spread
 from cluster.api.protocol import CompletionBody
 from cluster.door.batch import Batch
 from cluster.door.completion import Completion
@@ -132,11 +131,7 @@ def main() -> None:
         log_to(directory)
         timed = alternate({name: many(case) for name, case in cases().items()}, REPEATS)
     found = {name: spread([total_s / CALLS for total_s in seconds]) for name, seconds in timed.items()}
-    if as_json:
-        print(json.dumps({"us": found, "machine": machine()}))
-        return
-    for name, figures in found.items():
-        print(f"{name:26} {figures['median_us']:8.2f} us  ({figures['min_us']:.2f} to {figures['max_us']:.2f})")
+    show_spreads(found, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Timing of alternatives side by side on a machine that others use too."""
 
+import json
 import os
 import statistics
 import time
@@ -30,3 +31,12 @@ def spread(seconds: list[float]) -> dict[str, float]:
 def machine() -> dict[str, object]:
     """What else was going on: the load when the measurement ended, and how many cores there are."""
     return {"cores": os.cpu_count(), "load_1_min": round(os.getloadavg()[0], 2)}
+
+
+def show_spreads(found: Mapping[str, Mapping[str, float]], *, as_json: bool) -> None:
+    """What `spread` has found, by name, as JSON or as lines."""
+    if as_json:
+        print(json.dumps({"us": found, "machine": machine()}))
+        return
+    for name, figures in found.items():
+        print(f"{name:26} {figures['median_us']:8.2f} us  ({figures['min_us']:.2f} to {figures['max_us']:.2f})")

@@ -70,11 +70,13 @@ class FrontReplica:
         self._tasks = [asyncio.create_task(every_second(self._record))]
         if self._admin_keys is not None and admin.port is not None:
             self._serve_admin(self._admin_keys, admin.port + local_rank())
-        self._rpc: RpcServer | None = None
-        if grpc is not None:
-            owner_of = None if self._keys is None else self._keys.owner_of
-            self._rpc = RpcServer(self._frontend, Gate(self._admission, self._accounts, owner_of), self._trace)
-            await self._rpc.start(*grpc)
+        self._rpc = None if grpc is None else await self._serve_rpc(*grpc)
+
+    async def _serve_rpc(self, host: str, port: int) -> RpcServer:
+        owner_of = None if self._keys is None else self._keys.owner_of
+        server = RpcServer(self._frontend, Gate(self._admission, self._accounts, owner_of), self._trace)
+        await server.start(host, port)
+        return server
 
     def _serve_admin(self, keys: KeyFile, port: int) -> None:
         serving = serve_on_loopback(build_admin_api(self._frontend, keys), port)

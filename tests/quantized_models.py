@@ -12,6 +12,27 @@ from safetensors.torch import load_file, save_file
 from kernels.int4 import quantize, unpack_nibbles
 from tests.helpers import Tensors
 
+GROUP_SIZE = 16
+GPTQ_CONFIG: dict[str, object] = {
+    "quant_method": "gptq", "bits": 4, "group_size": GROUP_SIZE, "desc_act": False, "sym": False,
+}  # fmt: skip
+AWQ_CONFIG: dict[str, object] = {
+    "quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "zero_point": True, "version": "gemm",
+}  # fmt: skip
+
+
+def compressed_config(**weights: object) -> dict[str, object]:
+    scheme = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": GROUP_SIZE}
+    group = {"targets": ["Linear"], "weights": scheme | weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+
+
 AWQ_OUTPUTS = (0, 2, 4, 6, 1, 3, 5, 7)  # the outputs whose nibbles are at bits 0, 4, 8 and so on of a word
 
 

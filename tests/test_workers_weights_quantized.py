@@ -15,8 +15,12 @@ from tests.families import save_random_model
 from tests.helpers import Tensors, edit_json, edit_tensors, generate, load_weights, request_of, small_engine
 from tests.parity import LogitsRecorder, generate_reference, load_reference
 from tests.quantized_models import (
+    AWQ_CONFIG,
+    GPTQ_CONFIG,
+    GROUP_SIZE,
     Quantized,
     awq,
+    compressed_config,
     compressed_tensors,
     gptq,
     quantize_checkpoint,
@@ -25,27 +29,8 @@ from tests.quantized_models import (
 from workers.config import WeightConfig
 from workers.models.spec import ModelError
 
-GROUP_SIZE = 16
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]]
 Q_PROJ = "model.layers.0.self_attn.q_proj"
-GPTQ_CONFIG: dict[str, object] = {
-    "quant_method": "gptq", "bits": 4, "group_size": GROUP_SIZE, "desc_act": False, "sym": False,
-}  # fmt: skip
-AWQ_CONFIG: dict[str, object] = {
-    "quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "zero_point": True, "version": "gemm",
-}  # fmt: skip
-
-
-def compressed_config(**weights: object) -> dict[str, object]:
-    scheme = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": GROUP_SIZE}
-    group = {"targets": ["Linear"], "weights": scheme | weights}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": ["lm_head"],
-    }
 
 
 def in_groups(weight: torch.Tensor) -> Quantized:

@@ -62,6 +62,11 @@ def lines() -> Iterator[str]:
     for title, other in (("/tokenize", TokenizeBody), ("/detokenize", DetokenizeBody)):
         yield from ("", f"## {title}", "", *table("parameter", "what it may be"))
         yield from (f"| `{name}` | {said} |" for name, said in parameters(other))
+    yield from closing()
+
+
+def closing() -> Iterator[str]:
+    """What holds for all of them."""
     yield from (
         "",
         "## What is not known",

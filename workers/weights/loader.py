@@ -16,10 +16,9 @@ from kernels.reordered_linear import ReorderedLinear, reorder_fusion
 from workers.config import WeightConfig
 from workers.models.decoder import DecoderWeights
 from workers.models.spec import ModelError, ModelSpec
+from workers.weights.checkpoint import COMPUTED
 from workers.weights.matrix import Matrix, hold, stack, to_device
 from workers.weights.packed_modules import shards_of
-
-COMPUTED = ".rotary_emb.inv_freq"  # a buffer in old Llama checkpoints; computed from config.json since
 
 
 @dataclass(frozen=True)
